@@ -1,0 +1,53 @@
+"""Start the page: `python app.py [--model ID_OR_DIR] [--runs DIR] [--host H] [--port P]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sab.errors import SabError
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line; on a Hugging Face Space nothing is given and the environment decides."""
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="See which weights of a vision-language model serve vision, language or both.",
+    )
+    parser.add_argument("--model", default=None, help="a Hugging Face id or a directory (default: embedded)")
+    parser.add_argument("--runs", type=Path, action="append", default=[], help="a directory of your own runs")
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until interrupted; wrong input gives one sentence and exit code 2."""
+    options = parse(arguments)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from viz.pages import shell
+    from viz.pages.store import Store
+
+    try:
+        store = Store(options.model, options.runs)
+        blocks = shell.page(store)
+        blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+        store.load_in_background()
+        _, url, _ = blocks.launch(
+            server_name=options.host,
+            server_port=options.port,
+            prevent_thread_lock=True,
+            **shell.launch_options(),
+        )
+    except (SabError, OSError) as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    print(f"SAB Lens: {url}", flush=True)
+    blocks.block_thread()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What the eye sees: colours, figures and the pages of the app."""

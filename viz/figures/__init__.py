@@ -1,0 +1,1 @@
+"""One figure a file: `info(arrays)` holds the numbers, `figure(info)` draws them with plotly."""

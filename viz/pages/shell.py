@@ -1,0 +1,177 @@
+"""The frame of the app: header, five tabs, and the state that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from viz import theme
+from viz.pages import benchmark, binarize, chat, explore, learn
+from viz.pages.shared import ASSETS, PLOTLY, Shared, header_value, script_tags, script_url, static_paths
+from viz.pages.store import Selection, Store
+
+PAGES = {
+    "explore": ("Explore", explore.build),
+    "binarize": ("Binarize", binarize.build),
+    "chat": ("Chat", chat.build),
+    "benchmark": ("Benchmark", benchmark.build),
+    "learn": ("Learn", learn.build),
+}
+HEADER_TEMPLATE = '<div class="sab-header"></div>'
+# The event names have to stand in this text: gr.HTML looks here for what may be listened to.
+HEADER_SCRIPT = "SabLens.mountHeader({element, props, watch, send: (data) => trigger('select', data)});"
+
+
+def page(store: Store) -> gr.Blocks:
+    """The whole page around a store; everything a visitor sees hangs off this."""
+    gr.set_static_paths(static_paths())
+    first, message = store.resolve(Selection())
+    with gr.Blocks(title="SAB Lens", fill_width=True, analytics_enabled=False) as blocks:
+        selection = gr.State(first)
+        header = gr.HTML(
+            value=header_value(store, first, message),
+            html_template=HEADER_TEMPLATE,
+            js_on_load=HEADER_SCRIPT,
+            head=script_tags(),
+            apply_default_css=False,
+            elem_id="sab-header",
+        )
+        with gr.Tabs(elem_id="sab-tabs") as tabs:
+            shared = Shared(selection=selection, header=header, tabs=tabs)
+            for name, (label, build) in PAGES.items():
+                with gr.Tab(label, id=name, elem_id=f"sab-tab-{name}", elem_classes="sab-page") as tab:
+                    build(store, shared)
+                tab.select(
+                    None,
+                    js=f"() => {{ window.SabLens && SabLens.tabShown('{name}'); }}",
+                    api_visibility="private",
+                    show_progress="hidden",
+                    queue=False,
+                )
+
+        def select(event: gr.EventData, current: Selection) -> tuple[Selection, Any]:
+            sent = event._data if isinstance(event._data, Mapping) else {}
+            chosen, _ = store.resolve(Selection.from_query(sent))
+            moved = gr.Tabs(selected=chosen.tab) if chosen.tab != current.tab else gr.skip()
+            return chosen, moved
+
+        def restore(request: gr.Request) -> tuple[Selection, dict[str, Any], Any]:
+            asked = Selection.from_query(dict(request.query_params))
+            chosen, sentence = store.resolve(asked)
+            return chosen, header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
+
+        quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+        header.select(select, selection, [selection, tabs], **quiet)
+        blocks.load(restore, None, [selection, header, tabs], **quiet)
+    return blocks
+
+
+def launch_options() -> dict[str, Any]:
+    """How the page is served: own look, no telemetry, no footer, bounded uploads and sessions."""
+    style = theme.css_variables() + "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ASSETS / "css").glob("*.css"))
+    )
+    return {
+        "theme": gradio_theme(),
+        "head": (
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<style>{style}</style>"
+            f'<meta name="sab-plotly" content="{script_url(PLOTLY)}">'
+        ),
+        "footer_links": [],
+        "run_history": False,
+        "max_file_size": "10mb",
+        "state_session_capacity": 200,
+        "ssr_mode": False,
+        "share": False,
+        "enable_monitoring": False,
+        "show_error": True,
+        "quiet": True,
+    }
+
+
+def gradio_theme() -> gr.themes.Base:
+    """Gradio's own components in the page's colours; fonts come with gradio, nothing is fetched."""
+    light, dark = theme.LIGHT, theme.DARK
+    both = {
+        "body_background_fill": "page",
+        "body_text_color": "text",
+        "body_text_color_subdued": "muted",
+        "background_fill_primary": "surface",
+        "background_fill_secondary": "page",
+        "border_color_primary": "line",
+        "border_color_accent": "accent",
+        "color_accent_soft": "raised",
+        "link_text_color": "accent",
+        "link_text_color_hover": "text",
+        "link_text_color_active": "accent",
+        "link_text_color_visited": "accent",
+        "code_background_fill": "raised",
+        "block_background_fill": "surface",
+        "block_border_color": "line",
+        "block_label_background_fill": "surface",
+        "block_label_border_color": "line",
+        "block_label_text_color": "muted",
+        "block_title_text_color": "text",
+        "block_info_text_color": "muted",
+        "panel_background_fill": "surface",
+        "panel_border_color": "line",
+        "input_background_fill": "surface",
+        "input_border_color": "line",
+        "input_border_color_focus": "accent",
+        "input_placeholder_color": "muted",
+        "checkbox_background_color": "surface",
+        "checkbox_background_color_selected": "accent",
+        "checkbox_border_color": "muted",
+        "checkbox_border_color_selected": "accent",
+        "checkbox_label_background_fill": "surface",
+        "checkbox_label_background_fill_hover": "raised",
+        "checkbox_label_background_fill_selected": "raised",
+        "checkbox_label_text_color": "text",
+        "checkbox_label_text_color_selected": "text",
+        "slider_color": "accent",
+        "loader_color": "accent",
+        "stat_background_fill": "accent",
+        "table_border_color": "line",
+        "table_even_background_fill": "surface",
+        "table_odd_background_fill": "page",
+        "table_row_focus": "raised",
+        "button_primary_background_fill": "accent",
+        "button_primary_background_fill_hover": "text",
+        "button_primary_border_color": "accent",
+        "button_primary_text_color": "accent_text",
+        "button_secondary_background_fill": "surface",
+        "button_secondary_background_fill_hover": "raised",
+        "button_secondary_border_color": "line",
+        "button_secondary_text_color": "text",
+        "button_cancel_background_fill": "surface",
+        "button_cancel_background_fill_hover": "raised",
+        "button_cancel_border_color": "bad",
+        "button_cancel_text_color": "bad",
+        "error_background_fill": "surface",
+        "error_border_color": "bad",
+        "error_text_color": "bad",
+    }
+    colours = {name: getattr(light, field) for name, field in both.items()}
+    colours |= {f"{name}_dark": getattr(dark, field) for name, field in both.items()}
+    return gr.themes.Base(
+        font=[gr.themes.LocalFont("IBM Plex Sans"), "ui-sans-serif", "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
+        radius_size=gr.themes.sizes.radius_md,
+    ).set(
+        **colours,
+        block_border_width="1px",
+        block_shadow="none",
+        block_label_text_weight="600",
+        block_title_text_weight="600",
+        button_primary_shadow="none",
+        button_primary_shadow_hover="none",
+        button_secondary_shadow="none",
+        button_secondary_shadow_hover="none",
+        checkbox_label_shadow="none",
+        input_shadow="none",
+        input_shadow_focus="0 0 0 2px *border_color_accent",
+        layout_gap="16px",
+    )

@@ -1,0 +1,237 @@
+"""What every page of the process shares: the model, the runs, and bounded caches of what is derived from them.
+
+One `Store` serves all visitors. It holds tensors; `gr.State` holds only a `Selection`, which is ids and
+numbers. torch and transformers are imported on first use, so the page is up before they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sab.errors import SabError
+
+if TYPE_CHECKING:
+    from sab.runs import Run
+    from sab.significance import SignificanceMap, Thresholds
+
+    from sab.models import LVLM
+
+TABS = ("explore", "binarize", "chat", "benchmark", "learn")
+KINDS = ("input", "fisher")
+THRESHOLD_RANGES = {"salient_top_p": (0.001, 0.5), "diff_quantile": (0.0, 1.0), "sparsity_thr": (0.0, 0.9)}
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one visitor looks at; everything a link has to restore."""
+
+    tab: str = "explore"
+    run: str = ""
+    linear: str = ""
+    salient_top_p: float = 0.05
+    diff_quantile: float = 0.5
+    sparsity_thr: float = 0.005
+    kind: str = "input"
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, Any]) -> Selection:
+        """Read query parameters (or anything a client sent): what is missing, unknown or not a number keeps
+        its default, and numbers are clamped to the range of their slider."""
+        chosen: dict[str, Any] = {}
+        for field in fields(cls):
+            value = query.get(field.name)
+            if value is None:
+                continue
+            if field.name in THRESHOLD_RANGES:
+                number = _finite(value)
+                if number is not None:
+                    low, high = THRESHOLD_RANGES[field.name]
+                    chosen[field.name] = min(max(number, low), high)
+            elif isinstance(value, str) and len(value) <= 200:
+                chosen[field.name] = value
+        if chosen.get("tab") not in TABS:
+            chosen.pop("tab", None)
+        if chosen.get("kind") not in KINDS:
+            chosen.pop("kind", None)
+        return cls(**chosen)
+
+    def to_query(self) -> dict[str, str]:
+        """Only what differs from the default, as strings, in a fixed order."""
+        default = asdict(Selection())
+        return {
+            name: f"{value:g}" if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+            if value != default[name]
+        }
+
+    def thresholds(self) -> Thresholds:
+        """The three thresholds as `sab` takes them."""
+        from sab.significance import Thresholds
+
+        return Thresholds(
+            salient_top_p=self.salient_top_p, diff_quantile=self.diff_quantile, sparsity_thr=self.sparsity_thr
+        )
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+class Bounded:
+    """A small least-recently-used cache; each value is built once even when two visitors ask at the same time."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._building: dict[Hashable, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def get(self, key: Hashable, build: Callable[[], Value]) -> Value:
+        """The value under `key`, built by `build()` when it is not there."""
+        with self._guard:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            turn = self._building.setdefault(key, threading.Lock())
+        with turn:
+            with self._guard:
+                if key in self._values:
+                    return self._values[key]
+            try:
+                value = build()
+            finally:
+                with self._guard:
+                    self._building.pop(key, None)
+            with self._guard:
+                self._values[key] = value
+                while len(self._values) > self._size:
+                    self._values.popitem(last=False)
+            return value
+
+
+class Store:
+    """The model, the runs and what is derived from them, shared by all visitors of the process."""
+
+    def __init__(self, model: str | None = None, run_directories: Sequence[Path] = ()) -> None:
+        self.model = model
+        self.device_lock = threading.Lock()  # one forward or backward pass at a time on the device
+        self._run_directories = tuple(run_directories)
+        self._lvlm: LVLM | None = None
+        self._lvlm_lock = threading.Lock()
+        self._binarized = Bounded(2)
+        self._maps = Bounded(8)
+
+    @property
+    def model_name(self) -> str:
+        """How the header calls the model, without loading it."""
+        return self.model or "embedded demo model"
+
+    @property
+    def lvlm(self) -> LVLM:
+        """The full-precision model; the first caller loads it, the others wait."""
+        with self._lvlm_lock:
+            if self._lvlm is None:
+                from sab import models
+
+                self._lvlm = models.load(self.model)
+            return self._lvlm
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory already."""
+        return self._lvlm is not None
+
+    def load_in_background(self) -> None:
+        """Start loading the model without making anybody wait; an error shows when the model is asked for."""
+
+        def load() -> None:
+            try:
+                _ = self.lvlm
+            except SabError:
+                return
+
+        threading.Thread(target=load, name="load-model", daemon=True).start()
+
+    def runs(self) -> list[Run]:
+        """All runs, newest last, the shipped ones first; read anew each time, for a run may just have ended."""
+        try:
+            from sab import runs
+        except ImportError:
+            return []
+        return runs.list_runs(runs.ASSET_RUNS, *(self._run_directories or (runs.USER_RUNS,)))
+
+    def run(self, run_id: str) -> Run:
+        """The run of that id. Raises SabError when there is none."""
+        for run in self.runs():
+            if run.id == run_id:
+                return run
+        raise SabError(f"There is no run “{run_id}” here: choose one from the list at the top.")
+
+    def binarized(self, run_id: str) -> LVLM:
+        """The model with the run's dequantized weights in place; at most two are kept."""
+
+        def build() -> LVLM:
+            run = self.run(run_id)
+            with self.device_lock:
+                simulated = copy.deepcopy(self.lvlm)
+            run.apply(simulated)
+            return simulated
+
+        return self._binarized.get(run_id, build)
+
+    def significance(
+        self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input"
+    ) -> SignificanceMap:
+        """The exact map of one linear under any thresholds. Raises SabError for an unknown run or linear."""
+
+        def build() -> SignificanceMap:
+            from sab.significance import significance_map
+
+            sensitivity = self.run(run_id).sensitivity(linear, kind)
+            if sensitivity is None:
+                raise SabError(f"The run holds no {kind} sensitivity of {linear}: choose the other one.")
+            weight = self.weight(linear)
+            return significance_map(weight, *sensitivity, thresholds)
+
+        return self._maps.get((run_id, linear, thresholds, kind), build)
+
+    def weight(self, linear: str) -> Any:
+        """Full-precision weight [n, m] of one linear, float32 on the CPU. Raises SabError for an unknown name."""
+        module = self.lvlm.linears.get(linear)
+        if module is None:
+            raise SabError(f"The model has no layer “{linear}”: choose one from the grid.")
+        return module.weight.detach().float().cpu()
+
+    def resolve(self, selection: Selection) -> tuple[Selection, str]:
+        """A selection that exists, and one sentence about what had to be replaced ('' when nothing)."""
+        runs = self.runs()
+        if not runs:
+            return replace(selection, run="", linear=""), ""
+        message = ""
+        run = next((run for run in runs if run.id == selection.run), None)
+        if run is None:
+            run = runs[0]
+            if selection.run:
+                message = f"The link names a run that is not here (“{selection.run}”); this is “{run.name}”."
+        names = list(run.reports)
+        linear = selection.linear
+        if linear not in names:
+            if linear:
+                message = message or f"This run has no layer “{linear}”; showing its first one."
+            linear = names[0] if names else ""
+        return replace(selection, run=run.id, linear=linear), message
