@@ -1,0 +1,35 @@
+"""SAB Lens: significance-aware binarization of vision-language models.
+
+`sab.load(path_or_id)` and `sab.quantize(lvlm, recipe, run_dir)` are the front door; the steps behind them are
+one file each (see DESIGN.md). Both are looked up on first use, so that `import sab.significance` and the
+command line's help do not wait for transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sab.errors import SabError
+
+if TYPE_CHECKING:
+    from sab.models import LVLM, load
+    from sab.runs import Recipe, Run
+    from sab.sequential import quantize
+
+__version__ = "0.1.0"
+__all__ = ["LVLM", "Recipe", "Run", "SabError", "load", "quantize"]
+
+_HOMES = {
+    "LVLM": "sab.models",
+    "Recipe": "sab.runs",
+    "Run": "sab.runs",
+    "load": "sab.models",
+    "quantize": "sab.sequential",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'sab' has no attribute {name!r}")

@@ -1,0 +1,185 @@
+"""Streaming generation with a key-value cache, and where two answers part.
+
+The loop is written out instead of calling `generate`, so that every token carries its probability and its
+rivals, a stop takes effect before the next token, and a page can draw what it has. Positions, masks and cache
+updates come from the methods `generate` uses itself, which makes the loop right for every family.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers import DynamicCache
+
+from sab.errors import SabError
+from sab.models import LVLM, Inputs, Message, checked_messages
+
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PICTURE_PIXELS = 64_000_000
+TOP = 5
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token.
+
+    `text` is what this token adds to the answer (empty while a character of several tokens is unfinished, and
+    for the token that ends the answer), `logprob` its natural-log probability at temperature 1, `top` the
+    five likeliest tokens as (text, probability), `seconds` the time since the stream was started.
+    """
+
+    text: str
+    token_id: int
+    logprob: float
+    top: list[tuple[str, float]]
+    seconds: float
+
+
+class Decoding:
+    """Greedy or sampled decoding of a batch, one position at a time, with a key-value cache."""
+
+    def __init__(self, lvlm: LVLM, inputs: Inputs) -> None:
+        """`inputs` as `LVLM.prepare` or `LVLM.collate` return them ([B, S], padded on the left)."""
+        self.model = lvlm.model
+        self.tokens = inputs["input_ids"]
+        decoder_config = lvlm.model.config.get_text_config(decoder=True)
+        self.arguments: dict[str, Any] = {
+            **{key: value for key, value in lvlm.positions(inputs).items() if key != "input_ids"},
+            "past_key_values": DynamicCache(config=decoder_config),
+            "use_cache": True,
+        }
+        self.started = False
+
+    @torch.inference_mode()
+    def step(self, chosen: Tensor | None = None) -> Tensor:
+        """Append `chosen` ids [B] (None: read the prompt) and return the next logits, float32 [B, V]."""
+        if chosen is not None:
+            self.tokens = torch.cat([self.tokens, chosen[:, None]], dim=1)
+        prepared = self.model.prepare_inputs_for_generation(
+            self.tokens,
+            next_sequence_length=1 if self.started else None,
+            is_first_iteration=not self.started,
+            logits_to_keep=1,
+            **self.arguments,
+        )
+        outputs = self.model(**prepared, return_dict=True)
+        self.arguments = self.model._update_model_kwargs_for_generation(outputs, self.arguments)
+        self.started = True
+        return outputs.logits[:, -1].float()
+
+
+def stream(
+    lvlm: LVLM,
+    messages: Sequence[Message] | str,
+    picture: Image.Image | None = None,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: threading.Event | None = None,
+) -> Iterator[TokenEvent]:
+    """Answer the last user turn token by token; temperature 0 takes the likeliest token, else sample by seed.
+
+    Ends at the model's end token (whose event has no text), after `max_new_tokens`, or when `stop` is set
+    (looked at before every token). Raises SabError at the first step for an empty prompt, settings out of
+    range, or a conversation longer than the model's context.
+    """
+    started = time.perf_counter()
+    if type(temperature) not in (int, float) or not 0.0 <= temperature <= 5.0:
+        raise SabError("The temperature must lie between 0 and 5.")
+    if type(max_new_tokens) is not int or not 1 <= max_new_tokens <= 4096:
+        raise SabError("The number of new tokens must lie between 1 and 4096.")
+    turns = checked_messages(messages)
+    if turns[-1]["role"] != "user":
+        raise SabError("The last message must be the user's; write a question.")
+    inputs = lvlm.prepare(turns, picture)
+    length = inputs["input_ids"].shape[1]
+    if lvlm.context_length is not None and length + max_new_tokens > lvlm.context_length:
+        raise SabError(
+            f"The conversation has {length} tokens and the model's context holds {lvlm.context_length}; "
+            "start a new conversation or ask for a shorter answer."
+        )
+    generator = torch.Generator(device=lvlm.device).manual_seed(seed)
+    decoding = Decoding(lvlm, inputs)
+    answer: list[int] = []
+    shown = ""
+    chosen: Tensor | None = None
+    for _ in range(max_new_tokens):
+        if stop is not None and stop.is_set():
+            return
+        logprobs = torch.log_softmax(decoding.step(chosen)[0], dim=-1)
+        if not torch.isfinite(logprobs.max()):
+            raise SabError("The model produced numbers that are not finite; load it in float32.")
+        if temperature == 0:
+            chosen = logprobs.argmax()[None]
+        else:
+            chosen = torch.multinomial(torch.softmax(logprobs / temperature, -1), 1, generator=generator)
+        token = int(chosen[0])
+        values, rivals = logprobs.topk(min(TOP, logprobs.numel()))
+        top = [
+            (lvlm.tokenizer.decode([rival]), math.exp(value))
+            for rival, value in zip(rivals.tolist(), values.tolist(), strict=True)
+        ]
+        ended = token in lvlm.end_tokens
+        text = ""
+        if not ended:
+            answer.append(token)
+            decoded = lvlm.tokenizer.decode(answer, skip_special_tokens=True)
+            if not decoded.endswith("\N{REPLACEMENT CHARACTER}"):  # else wait for the character's other bytes
+                text, shown = decoded[len(shown) :], decoded
+        yield TokenEvent(text, token, float(logprobs[token]), top, time.perf_counter() - started)
+        if ended:
+            return
+
+
+def first_divergence(a: Sequence[TokenEvent], b: Sequence[TokenEvent]) -> int | None:
+    """Index of the first token in which two answers differ; None while one is a beginning of the other.
+
+    An answer that has ended carries its end token, so a shorter finished answer differs there.
+    """
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left.token_id != right.token_id:
+            return index
+    return None
+
+
+def open_picture(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """A picture from a file, its bytes, or PIL, upright and in RGB (transparent parts on white).
+
+    Only PNG, JPEG and WebP, first frame, at most 64 megapixels. Raises SabError for anything else.
+    """
+    if isinstance(source, Image.Image):
+        return _rgb(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            opened = Image.open(file, formats=PICTURE_FORMATS)
+            if opened.width * opened.height > MAX_PICTURE_PIXELS:
+                raise SabError(f"The picture has {opened.width}×{opened.height} pixels; use a smaller one.")
+            opened.load()
+            return _rgb(opened)
+    except SabError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, bomb errors and EOFError
+        name = "The picture" if isinstance(source, bytes) else f"The picture {source}"
+        raise SabError(f"{name} cannot be read; use a PNG, JPEG or WebP file.") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(picture)
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return upright.convert("RGB")

@@ -1,0 +1,474 @@
+"""Load a vision-language model with its processor, name its linears, and turn messages into model inputs.
+
+The only file that knows model families. What it knows about them is little, because transformers tells the
+rest: `AutoModelForImageTextToText` picks the class, `get_decoder()` and `get_encoder(modality="image")` find
+the two halves, `config.image_token_id` marks visual tokens, and `prepare_inputs_for_generation` (the method
+`generate` itself uses) builds positions and masks. Positions are always passed explicitly: several families
+otherwise keep them from the *previous* call (`rope_deltas`), which is wrong as soon as a text-only prompt
+follows a picture or two visitors share a model.
+
+Processors: stock ones of the Qwen, InternVL and SmolVLM families contain a video part that needs torchvision.
+Where it is missing, the same stock class is built from its tokenizer and picture part alone. The PIL picture
+processor is used in both cases, so that inputs do not depend on whether torchvision is installed.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProcessor
+from transformers.utils.import_utils import is_torchvision_available
+
+from sab.errors import SabError
+
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
+PARTS = ("vision", "projector", "decoder")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
+FINGERPRINT_SAMPLES = 1024
+
+Message = dict[str, str]
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LinearInfo:
+    """Where a linear sits: its module name, part of the model, block (-1: outside blocks) and kind."""
+
+    name: str
+    part: str
+    block: int
+    kind: str
+
+
+@dataclass
+class LVLM:
+    """A loaded model: `model` and `processor` as transformers made them, and the names the pipeline uses.
+
+    `linears` maps module names to `nn.Linear` in forward order (vision, projector, decoder; no `lm_head`);
+    `info` has the same keys. `fingerprint` identifies the full-precision weights and stays what it was at
+    loading when the weights are binarized.
+    """
+
+    model: Any
+    processor: Any
+    family: str
+    source: str
+    linears: dict[str, nn.Linear]
+    info: dict[str, LinearInfo]
+    device: torch.device
+    image_token_id: int
+    fingerprint: str
+    decoder_linears: dict[str, nn.Linear] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.decoder_linears = {n: m for n, m in self.linears.items() if self.info[n].part == "decoder"}
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model without its output head."""
+        return cast(nn.Module, self.model.get_decoder())
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's blocks, in forward order."""
+        return list(cast(nn.ModuleList, self.decoder.layers))
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        configured = self.model.generation_config.eos_token_id
+        if configured is None:
+            configured = self.tokenizer.eos_token_id
+        if configured is None:
+            return frozenset()
+        return frozenset([configured] if isinstance(configured, int) else configured)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens the decoder was made for, where its configuration says so."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def copy(self) -> LVLM:
+        """An independent copy whose weights may be replaced; the processor is shared."""
+        model = copy.deepcopy(self.model)
+        modules = dict(model.named_modules())
+        return LVLM(
+            model=model,
+            processor=self.processor,
+            family=self.family,
+            source=self.source,
+            linears={name: modules[name] for name in self.linears},
+            info=self.info,
+            device=self.device,
+            image_token_id=self.image_token_id,
+            fingerprint=self.fingerprint,
+        )
+
+    def prepare(self, messages: Sequence[Message] | str, picture: Image.Image | None = None) -> Inputs:
+        """Model inputs of one conversation, batch size 1, on the model's device.
+
+        A string is a single user turn. The picture goes in front of the first user turn. When the last turn
+        is the user's, the header of the answer is appended. Control tokens in the text are kept as plain
+        text. Keys are what the family's processor returns; `input_ids` and `attention_mask` are [1, S].
+        Raises SabError for an empty prompt, unknown roles, or a picture the processor cannot take.
+        """
+        turns = checked_messages(messages)
+        if not self._chat_template:
+            raise SabError(f"{self.source} has no chat template; choose an instruction-tuned checkpoint.")
+        try:
+            encoded = self.processor.apply_chat_template(
+                _conversation(turns, picture),
+                chat_template=self._chat_template,
+                add_generation_prompt=turns[-1]["role"] == "user",
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                sanitize_control_tokens=True,
+            )
+        except ValueError as error:
+            if picture is None:
+                raise
+            raise SabError(f"The model cannot take this picture ({error}); use another one.") from error
+        return self.place(dict(encoded))
+
+    def place(self, inputs: Inputs) -> Inputs:
+        """Inputs on the model's device, pictures in its dtype."""
+        return {
+            key: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for key, value in inputs.items()
+            if isinstance(value, Tensor)
+        }
+
+    def answer_mask(self, messages: Sequence[Message], picture: Image.Image | None, inputs: Inputs) -> Tensor:
+        """Which positions of `inputs` (`prepare(messages, picture)`, [1, S]) hold assistant turns: bool [S].
+
+        Counted on the template before picture tokens are expanded: pictures stand in front of every answer,
+        so the expansion shifts all answers by the same number of positions.
+        """
+        turns = checked_messages(messages)
+        length = inputs["input_ids"].shape[1]
+        shift = length - self._template_length(turns, picture)
+        mask = torch.zeros(length, dtype=torch.bool)
+        for position, turn in enumerate(turns):
+            if turn["role"] == "assistant":
+                start = self._template_length(turns[:position], picture, header=True) + shift
+                mask[start : self._template_length(turns[: position + 1], picture) + shift] = True
+        return mask
+
+    def extend(self, inputs: Inputs, tokens: Sequence[int]) -> Inputs:
+        """Inputs [1, S] with the ids of a (teacher-forced) answer appended: [1, S + len(tokens)]."""
+        shape = inputs["input_ids"].shape
+        added = torch.tensor([list(tokens)], device=self.device, dtype=torch.long)
+        fill = {"attention_mask": 1, "mm_token_type_ids": 0}
+        extended = dict(inputs)
+        for key in _sequence_keys(inputs):
+            value = inputs[key]
+            if key == "input_ids":
+                tail = added
+            elif key in fill:
+                tail = torch.full_like(added, fill[key], dtype=value.dtype)
+            else:  # token types continue as they ended
+                tail = value[:, -1:].expand(shape[0], len(tokens))
+            extended[key] = torch.cat([value, tail], dim=1)
+        return extended
+
+    def collate(self, rows: Sequence[Inputs]) -> Inputs:
+        """One batch from several `prepare` results, padded on the left: [B, S_max]."""
+        length = max(row["input_ids"].shape[1] for row in rows)
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0}
+        batch = {}
+        sequence_keys = _sequence_keys(rows[0])
+        for key in rows[0]:
+            values = [row[key] for row in rows]
+            if key in sequence_keys:
+                values = [
+                    nn.functional.pad(value, (length - value.shape[1], 0), value=padding.get(key, 0))
+                    for value in values
+                ]
+            batch[key] = torch.cat(values, dim=0)
+        return batch
+
+    def positions(self, inputs: Inputs) -> Inputs:
+        """Inputs with explicit `position_ids`, for families whose forward takes them."""
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
+            return inputs
+        return {
+            **inputs,
+            "position_ids": self.model._prepare_position_ids_for_generation(inputs["input_ids"], inputs),
+        }
+
+    def forward_arguments(self, inputs: Inputs) -> dict[str, Any]:
+        """Keyword arguments for one whole `model(**arguments)` call over `inputs`, without a cache."""
+        rest = {key: value for key, value in self.positions(inputs).items() if key != "input_ids"}
+        return cast(
+            dict[str, Any],
+            self.model.prepare_inputs_for_generation(
+                inputs["input_ids"], is_first_iteration=True, use_cache=False, **rest
+            ),
+        )
+
+    @property
+    def _chat_template(self) -> Any:
+        return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
+
+    def _template_length(
+        self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False
+    ) -> int:
+        if not turns:
+            return 0
+        encoded = self.tokenizer.apply_chat_template(
+            _conversation(turns, picture, embed=False),
+            chat_template=self._chat_template,
+            add_generation_prompt=header,
+            tokenize=True,
+            return_dict=True,
+            sanitize_control_tokens=True,
+        )
+        return len(encoded["input_ids"])
+
+
+def length_buckets(rows: Sequence[Inputs], batch_size: int, max_tokens: int = 8192) -> list[list[int]]:
+    """Indices of `prepare` results grouped into batches of like shape and similar length (seedless, stable).
+
+    Rows with and without pictures, and pictures of different layout, never share a batch; a batch holds at
+    most `batch_size` rows and `max_tokens` padded positions, so memory stays bounded.
+    """
+
+    def layout(row: Inputs) -> tuple[Any, ...]:
+        sequence_keys = _sequence_keys(row)
+        return tuple((key, *value.shape[1:]) for key, value in row.items() if key not in sequence_keys)
+
+    def length(index: int) -> int:
+        return rows[index]["input_ids"].shape[1]
+
+    order = sorted(range(len(rows)), key=lambda index: (str(layout(rows[index])), length(index)))
+    batches: list[list[int]] = []
+    for index in order:
+        last = batches[-1] if batches else []
+        fits = len(last) < batch_size and (len(last) + 1) * length(index) <= max_tokens
+        if last and fits and layout(rows[last[0]]) == layout(rows[index]):
+            last.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def checked_messages(messages: Sequence[Message] | str) -> list[Message]:
+    """Messages as a list of turns. Raises SabError for no turns, empty user turns or unknown roles."""
+    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    if not turns:
+        raise SabError("There is no message to answer; write a prompt.")
+    for turn in turns:
+        known = turn.get("role") in ("system", "user", "assistant")
+        if not known or not isinstance(turn.get("content"), str):
+            raise SabError("Each message needs a role (system, user or assistant) and a text as content.")
+        if turn["role"] == "user" and not turn["content"].strip():
+            raise SabError("The prompt is empty; write a question.")
+    return turns
+
+
+def load(
+    path_or_id: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> LVLM:
+    """Load a model for pictures and text; None loads the embedded one.
+
+    Defaults: CUDA in bfloat16 where there is one, otherwise the CPU in float32. Code shipped inside a
+    checkpoint is never run and only safetensors weights are read. Raises SabError, in one sentence, for a
+    path that does not exist, a checkpoint that is not a vision-language model or is incomplete, and families
+    whose pictures do not pass through the decoder as tokens (cross-attention, encoder-decoder).
+    """
+    source = str(path_or_id or DEMO_MODEL)
+    chosen_device = _device(device)
+    chosen_dtype = _dtype(dtype, chosen_device)
+    if not Path(source).exists() and not HUB_ID.fullmatch(source):
+        raise SabError(
+            f"There is no model at {source}; "
+            "give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
+        )
+    config = _read(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise SabError(
+            f"{source} is a {config.model_type} model, not one that reads pictures and text; "
+            "choose a vision-language model."
+        )
+    if config.is_encoder_decoder:
+        raise SabError(
+            f"{source} is an encoder-decoder model ({config.model_type}), which is not supported; "
+            "choose one with a decoder that reads picture tokens, such as Qwen2.5-VL."
+        )
+    processor = _processor(source, config, revision)
+    model, loading = _read(
+        source,
+        transformers.AutoModelForImageTextToText.from_pretrained,
+        source,
+        revision=revision,
+        dtype=chosen_dtype,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise SabError(
+            f"The checkpoint {source} is incomplete: {len(missing)} weights are missing, "
+            f"among them {missing[0]}; download it again."
+        )
+    model.eval().requires_grad_(False)
+    return wrap(model.to(chosen_device), processor, source)
+
+
+def wrap(model: Any, processor: Any, source: str) -> LVLM:
+    """An LVLM around a model and a processor that are already in memory. SabError where it is unsupported."""
+    config = model.config
+    decoder = model.get_decoder()
+    blocks = getattr(decoder, "layers", None)
+    crossing = any("cross_attn" in name for name, _ in decoder.named_modules())
+    image_token_id = getattr(config, "image_token_id", None)
+    if not isinstance(blocks, nn.ModuleList) or crossing or image_token_id is None:
+        raise SabError(
+            f"{source} ({config.model_type}) does not pass its pictures through the decoder as tokens, "
+            "so it is not supported; choose a model such as Qwen2.5-VL, InternVL or LLaVA."
+        )
+    modules = dict(model.named_modules())
+    names = {id(module): name for name, module in modules.items()}
+    info = _linear_info(modules, names[id(blocks)], names.get(id(model.get_encoder(modality="image")), ""))
+    linears = {entry.name: modules[entry.name] for entry in info}
+    return LVLM(
+        model=model,
+        processor=processor,
+        family=config.model_type,
+        source=source,
+        linears=linears,
+        info={entry.name: entry for entry in info},
+        device=next(model.parameters()).device,
+        image_token_id=image_token_id,
+        fingerprint=fingerprint(config, linears.items()),
+    )
+
+
+def fingerprint(config: Any, linears: Iterable[tuple[str, nn.Linear]]) -> str:
+    """SHA-256 over the model type and evenly spaced weights of every linear: cheap; any training moves it."""
+    digest = hashlib.sha256(config.model_type.encode())
+    for name, linear in linears:
+        weight = linear.weight.detach().flatten()
+        sampled = weight[:: max(1, weight.numel() // FINGERPRINT_SAMPLES)].to("cpu", torch.float32)
+        digest.update(f"{name}{tuple(linear.weight.shape)}".encode())
+        digest.update(sampled.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sequence_keys(inputs: Inputs) -> set[str]:
+    """Inputs with one entry per token ([B, S] like `input_ids`); the others belong to the pictures."""
+    return {key for key, value in inputs.items() if value.shape == inputs["input_ids"].shape}
+
+
+def _conversation(
+    turns: Sequence[Message], picture: Image.Image | None, embed: bool = True
+) -> list[dict[str, Any]]:
+    conversation = []
+    waiting = picture is not None
+    for turn in turns:
+        content: list[dict[str, Any]] = [{"type": "text", "text": turn["content"]}]
+        if waiting and turn["role"] == "user":
+            content.insert(0, {"type": "image", "image": picture} if embed else {"type": "image"})
+            waiting = False
+        conversation.append({"role": turn["role"], "content": content})
+    return conversation
+
+
+def _linear_info(modules: dict[str, nn.Module], blocks: str, vision: str) -> list[LinearInfo]:
+    found: dict[str, list[LinearInfo]] = {part: [] for part in PARTS}
+    for name, module in modules.items():
+        if not isinstance(module, nn.Linear):
+            continue
+        kind = name.rsplit(".", 1)[-1]
+        if name.startswith(f"{blocks}."):
+            part = "decoder"
+        elif any(word in name for word in PROJECTOR_WORDS):
+            part = "projector"
+        elif vision and name.startswith(f"{vision}."):
+            part = "vision"
+        else:
+            continue  # the output head and other linears outside the three parts
+        number = re.search(r"\.(\d+)\.", name)
+        block = int(number.group(1)) if number and part != "projector" else -1
+        found[part].append(LinearInfo(name, part, block, kind))
+    return [entry for part in PARTS for entry in found[part]]
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SabError(
+            f"The device {device} cannot be used here; choose cpu, or cuda on a machine with a GPU."
+        ) from error
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if chosen not in (torch.float32, torch.bfloat16, torch.float16):
+        raise SabError(f"The dtype {dtype} is not supported; choose float32, bfloat16 or float16.")
+    return cast(torch.dtype, chosen)
+
+
+def _read(source: str, reader: Any, *arguments: Any, **options: Any) -> Any:
+    """Call a transformers loader; whatever a bad checkpoint makes it raise becomes one sentence."""
+    try:
+        return reader(*arguments, **options)
+    except Exception as error:  # loaders raise a dozen kinds (OSError, JSON, safetensors, KeyError ...)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SabError(
+            f"The model {source} could not be loaded ({reason}); check the name or the folder."
+        ) from error
+
+
+def _processor(source: str, config: Any, revision: str | None) -> Any:
+    """The stock processor, with its PIL picture part; without its video part where torchvision is missing."""
+    if is_torchvision_available() or type(config) not in PROCESSOR_MAPPING:
+        processor = _read(source, AutoProcessor.from_pretrained, source, revision=revision)
+    else:
+        image_only: Any = image_only_class(cast(Any, PROCESSOR_MAPPING[type(config)]))
+        processor = _read(source, image_only.from_pretrained, source, revision=revision or "main")
+    processor.image_processor = _read(
+        source, AutoImageProcessor.from_pretrained, source, revision=revision, backend="pil"
+    )
+    return processor
+
+
+def image_only_class(stock: Any) -> Any:
+    """The stock processor class, told that it has no video part (which cannot exist without torchvision)."""
+    names = [name for name in stock.get_attributes() if name != "video_processor"]
+    return type(stock.__name__, (stock,), {"get_attributes": classmethod(lambda cls: list(names))})
