@@ -1,0 +1,134 @@
+"""Suites of questions with disjoint seeds, and the calibration dialogues.
+
+- `final`: held-out wordings, words, shape-colour pairs and layouts; the figures the README quotes.
+- `tuning`: the same rules with other seeds, for choosing between variants.
+- `trained`: combinations like those trained on, with seeds training never uses.
+- `calibration`: like training, with seeds of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from PIL import Image
+
+from sab.demo.questions import CATEGORIES, Ask, about, caption, text_question, written_scene
+from sab.demo.phrasing import ask
+from sab.demo.scenes import KINDS, Scene, render, sample
+from sab.errors import SabError
+
+__all__ = ["CATEGORIES", "SUITES", "Question", "questions", "samples"]
+
+# suite -> (base of its seeds, held out?); training draws its seeds below 2**40
+SUITES: dict[str, tuple[int, bool]] = {
+    "final": (2**44, True),
+    "tuning": (2**45, True),
+    "calibration": (2**46, False),
+    "trained": (2**47, False),
+}
+_KINDS_BY_CATEGORY: dict[str, tuple[str, ...]] = {
+    "coarse perception": KINDS,
+    "fine perception": ("shapes",),
+    "counting": ("shapes", "shapes", "shapes", "grid", "chart", "word"),
+    "spatial relations": ("shapes", "shapes", "shapes", "grid"),
+    "scene text": ("word", "word", "number"),
+    "documents and charts": ("chart", "receipt", "form"),
+    "logic": ("shapes", "shapes", "shapes", "chart", "receipt", "number"),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: picture (112 x 112 RGB or None), prompt, natural answer, the key that decides, category."""
+
+    picture: Image.Image | None
+    prompt: str
+    answer: str
+    key: tuple[str, ...]
+    vocabulary: str
+    category: str
+    intent: str
+
+    def correct(self, reply: str) -> bool:
+        """Does the reply contain exactly the key's words of the vocabulary (`sab.demo.questions.extract`)?"""
+        return self.as_ask().correct(reply)
+
+    def as_ask(self) -> Ask:
+        """The question without its picture."""
+        return Ask(self.prompt, self.answer, self.key, self.vocabulary, self.category, self.intent)
+
+
+def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | None, Ask]:
+    if category == "text-only":
+        if draw.random() < 0.15:
+            while True:
+                text, asks = written_scene(draw, held_out, 4)
+                if asks:
+                    chosen = draw.choice(asks)
+                    return None, Ask(f"{text} {chosen.prompt}", chosen.answer, chosen.key, chosen.vocabulary, category, chosen.intent)
+        return None, text_question(draw, held_out)
+    while True:
+        scene = sample(draw, held_out, draw.choice(_KINDS_BY_CATEGORY[category]))
+        fitting = [q for q in about(scene, draw, held_out) if q.category == category]
+        if fitting:
+            # First an intent, then a question: rare intents are asked as often as frequent ones.
+            intent = draw.choice(sorted({q.intent for q in fitting}))
+            return scene, draw.choice([q for q in fitting if q.intent == intent])
+
+
+def questions(suite: str, count: int, seed: int = 0) -> list[Question]:
+    """`count` questions of a suite, the categories in turn; the same seed gives the same questions.
+
+    Raises `SabError` for an unknown suite or a negative count.
+    """
+    if suite not in SUITES:
+        raise SabError(f"There is no suite '{suite}'; choose one of {', '.join(SUITES)}.")
+    if count < 0:
+        raise SabError("The number of questions cannot be negative.")
+    base, held_out = SUITES[suite]
+    found = []
+    for index in range(count):
+        draw = random.Random(base + seed * 1_000_003 + index)
+        scene, one = _one(draw, CATEGORIES[index % len(CATEGORIES)], held_out)
+        picture = render(scene) if scene else None
+        found.append(Question(picture, one.prompt, one.answer, one.key, one.vocabulary, one.category, one.intent))
+    return found
+
+
+def dialogue(draw: random.Random, scene: Scene | None, turns: int, held_out: bool = False, most: int = 4) -> list[dict[str, str]]:
+    """User and assistant turns about a scene, or without one about text; a caption now and then."""
+    messages: list[dict[str, str]] = []
+
+    def say(prompt: str, answer: str) -> None:
+        messages.extend(({"role": "user", "content": prompt}, {"role": "assistant", "content": answer}))
+
+    if scene is not None:
+        if draw.random() < 0.25:
+            say(ask(draw, "describe", held_out), caption(scene))
+        asks = about(scene, draw, held_out)
+        by_intent = sorted({q.intent for q in asks})
+        for intent in draw.sample(by_intent, min(turns, len(by_intent))):
+            one = draw.choice([q for q in asks if q.intent == intent])
+            say(one.prompt, one.answer)
+    elif draw.random() < 0.3:
+        text, asks = written_scene(draw, held_out, most)
+        chosen = draw.sample(asks, min(turns, len(asks)))
+        for index, one in enumerate(chosen):
+            say(f"{text} {one.prompt}" if index == 0 else one.prompt, one.answer)
+    else:
+        for _ in range(turns):
+            one = text_question(draw, held_out)
+            say(one.prompt, one.answer)
+    return messages
+
+
+def samples(count: int, seed: int = 0) -> list[tuple[list[dict[str, str]], Image.Image | None]]:
+    """Calibration dialogues (messages, picture): three in four over a picture, the rest text-only."""
+    base, held_out = SUITES["calibration"]
+    found: list[tuple[list[dict[str, str]], Image.Image | None]] = []
+    for index in range(count):
+        draw = random.Random(base + seed * 1_000_003 + index)
+        scene = sample(draw, held_out) if index % 4 else None
+        found.append((dialogue(draw, scene, 4, held_out), render(scene) if scene else None))
+    return found

@@ -1,0 +1,403 @@
+"""Train the embedded model in stages, resumable, on CPU or CUDA, everything from one seed.
+
+1. `vision`: the tower and merger learn, per visual token, what lies there (`scenes.token_labels`), under linear heads
+   that are thrown away, and to write it as a sum of fixed random codes, one per label (a codebook).
+2. `language`: the decoder learns to read such sums of codes, without any picture (labels of drawn scenes stand in
+   for the tower), together with written scenes, the almanac and computed answers. It needs no pictures, so it
+   sees many more scenes an hour; and since both sides speak the codebook, it does not wait for stage 1.
+3. `joint`: tower and decoder together on pictures; a share of code batches stays in, and the heads stay on as an
+   auxiliary loss with a small weight.
+
+Hidden matrices are trained with Muon, everything else with AdamW. The loss counts answer tokens alone.
+State (weights, optimizers, step) is written every few minutes and at the end of each slice (temporary file, then
+rename); the log has one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from sab.demo import model as architecture
+from sab.demo.scenes import GRID, SIDE, SLOTS, Scene, render, sample, token_labels
+from sab.demo.suite import dialogue
+from sab.errors import SabError
+
+TOKENS = GRID * GRID
+STAGES = ("vision", "language", "joint")
+CODEBOOK_SEED = 11
+# Training draws scene seeds below this; the suites use seeds from 2**44 on.
+_SEED_SPACE = 2**40
+# Arithmetic and facts are what the text stage must memorise or compute; pictures carry the rest.
+SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be short.")
+
+
+def codebook(width: int) -> Tensor:
+    """One fixed random code per label value, [values, width], length about 1; the empty value's code is zero."""
+    generator = torch.Generator().manual_seed(CODEBOOK_SEED)
+    codes = torch.randn(sum(len(values) for values in SLOTS.values()), width, generator=generator) * width**-0.5
+    codes[slot_offsets()] = 0.0
+    return codes
+
+
+def slot_offsets() -> NDArray[np.int64]:
+    """Where each slot's values start in the codebook, [slots]."""
+    sizes = [len(values) for values in SLOTS.values()]
+    return np.cumsum([0, *sizes[:-1]])
+
+
+def pixels(pictures: list[NDArray[np.uint8]]) -> Tensor:
+    """Patches exactly as the image processor makes them, [pictures * 64, 588], from 112 x 112 RGB arrays."""
+    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # [B, 3, 112, 112]
+    patch, merge = 14, 2
+    side = SIDE // (patch * merge)
+    patches = batch.reshape(len(pictures), 3, side, merge, patch, side, merge, patch)
+    return patches.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, 3 * patch * patch)
+
+
+# ------------------------------------------------------------------------------------------------ batches
+@dataclass
+class Batch:
+    """Token ids and targets [B, L] (targets -100 outside answers), positions [3, B, L], labels [P, 16, slots] of the
+    rows that have a picture (`with_picture` [P]), and the pictures where they were drawn."""
+
+    ids: Tensor
+    targets: Tensor
+    positions: Tensor
+    labels: Tensor
+    with_picture: Tensor
+    pictures: list[NDArray[np.uint8]]
+
+
+class Encoder:
+    """Turns dialogues into token ids and answer targets; caches single turns, of which many repeat."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        ids = {name: tokenizer.convert_tokens_to_ids(name) for name in architecture.SPECIAL}
+        self.roles = {"system": ids["<|system|>"], "user": ids["<|user|>"], "assistant": ids["<|assistant|>"]}
+        self.end, self.pad, self.image = ids["<|end|>"], ids["<|pad|>"], ids["<|image_pad|>"]
+        self.vision = [ids["<|vision_start|>"], *[self.image] * TOKENS, ids["<|vision_end|>"]]
+
+    def encode(self, messages: list[dict[str, str]], picture: bool) -> tuple[list[int], list[int]]:
+        """Ids and targets of one dialogue; the picture's tokens open the first user turn."""
+        ids: list[int] = []
+        targets: list[int] = []
+        contents = self.tokenizer([m["content"] for m in messages], add_special_tokens=False)["input_ids"]
+        shown = False
+        for message, content in zip(messages, contents, strict=True):
+            head = [self.roles[message["role"]]]
+            if message["role"] == "user" and picture and not shown:
+                head, shown = head + self.vision, True
+            ids += [*head, *content, self.end]
+            spoken = message["role"] == "assistant"
+            targets += [-100] * len(head) + ([*content, self.end] if spoken else [-100] * (len(content) + 1))
+        return ids, targets
+
+    def batch(self, items: list[tuple[list[dict[str, str]], Scene | None]], draw_pictures: bool) -> Batch:
+        """Pad dialogues to one batch (right padding: the causal mask then needs nothing else)."""
+        rows = [self.encode(messages, scene is not None) for messages, scene in items]
+        longest = max(len(ids) for ids, _ in rows)
+        ids = torch.full((len(rows), longest), self.pad)
+        targets = torch.full((len(rows), longest), -100)
+        positions = torch.zeros(3, len(rows), longest, dtype=torch.long)
+        for index, (row_ids, row_targets) in enumerate(rows):
+            ids[index, : len(row_ids)] = torch.tensor(row_ids)
+            targets[index, : len(row_ids)] = torch.tensor(row_targets)
+            positions[:, index] = rope_positions(row_ids, self.image, longest)
+        scenes = [scene for _, scene in items if scene is not None]
+        labels = torch.from_numpy(np.stack([token_labels(s) for s in scenes])) if scenes else torch.zeros(0, TOKENS, len(SLOTS)).long()
+        with_picture = torch.tensor([i for i, (_, scene) in enumerate(items) if scene is not None], dtype=torch.long)
+        pictures = [np.asarray(render(s)) for s in scenes] if draw_pictures else []
+        return Batch(ids, targets, positions, labels, with_picture, pictures)
+
+
+def rope_positions(ids: list[int], image: int, length: int) -> Tensor:
+    """Multimodal rotary positions [3, length] (time, row, column) of a row with at most one 4 x 4 picture."""
+    start = ids.index(image) if image in ids else None
+    if start is None:
+        return torch.arange(length).expand(3, -1)
+    after = torch.arange(length - start - TOKENS) + start + GRID
+    raster = torch.arange(TOKENS)
+    inside = torch.stack([torch.zeros(TOKENS, dtype=torch.long), raster // GRID, raster % GRID]) + start
+    before = torch.arange(start).expand(3, -1)
+    return torch.cat([before, inside, after.expand(3, -1)], dim=1)
+
+
+def items(draw: random.Random, count: int, most: int, picture_share: float, turns: int) -> list[tuple[list[dict[str, str]], Scene | None]]:
+    """Dialogues for one step: a share over scenes, the rest text; now and then a system prompt."""
+    made: list[tuple[list[dict[str, str]], Scene | None]] = []
+    for _ in range(count):
+        scene = sample(draw, False, most=most) if draw.random() < picture_share else None
+        messages = dialogue(draw, scene, turns, most=most)
+        if draw.random() < 0.05:
+            messages.insert(0, {"role": "system", "content": draw.choice(SYSTEM_PROMPTS)})
+        made.append((messages, scene))
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ the trainer
+@dataclass(frozen=True)
+class Plan:
+    """Settings of one stage: batch, learning rates, curriculum (steps until scenes reach 5 shapes)."""
+
+    batch: int
+    rate: float
+    vision_rate: float = 0.0
+    grow: int = 2000
+    picture_share: float = 0.6
+    code_share: float = 0.0
+    turns: int = 6
+
+
+PLANS = {
+    "vision": Plan(batch=64, rate=1e-3, vision_rate=1e-3),
+    "language": Plan(batch=48, rate=1.5e-3, grow=1500),
+    "joint": Plan(batch=32, rate=7e-4, vision_rate=2e-4, grow=0, picture_share=0.7, code_share=0.25),
+}
+
+
+class Trainer:
+    """One stage in progress: model, heads, optimizers, step. `run` goes on until the time or the steps are over."""
+
+    def __init__(self, stage: str, directory: Path, seed: int, device: str, start: Path | None = None) -> None:
+        self.stage, self.directory, self.seed, self.plan = stage, directory, seed, PLANS[stage]
+        self.device = torch.device(device)
+        torch.manual_seed(seed)
+        self.tokenizer = architecture.build_tokenizer()
+        self.model: Qwen2_5_VLForConditionalGeneration = architecture.build_model(architecture.build_config(self.tokenizer))
+        self.encoder = Encoder(self.tokenizer)
+        width = self.model.config.text_config.hidden_size
+        self.codes = codebook(width).to(self.device)
+        self.offsets = torch.from_numpy(slot_offsets()).to(self.device)
+        self.heads = nn.Linear(width, len(self.codes))
+        self.model.to(self.device)
+        self.heads.to(self.device)
+        self.step, self.seconds = 0, 0.0
+        self.optimizers = self._optimizers()
+        if self.path.exists():
+            self._load(torch.load(self.path, map_location=self.device, weights_only=True))
+        elif start is not None:
+            self._start_from(start)
+
+    @property
+    def path(self) -> Path:
+        """The stage's state file."""
+        return self.directory / f"{self.stage}.pt"
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        vision = list(self.model.model.visual.named_parameters())
+        language = [(n, p) for n, p in self.model.named_parameters() if "visual" not in n]
+        trained: list[tuple[list[tuple[str, nn.Parameter]], float]] = []
+        if self.stage != "language":
+            trained.append((vision, self.plan.vision_rate))
+        if self.stage != "vision":
+            trained.append((language, self.plan.rate))
+        hidden, other = [], []
+        for named, rate in trained:
+            matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+            rest = [p for n, p in named if p.ndim != 2 or "embed" in n]
+            hidden.append({"params": matrices, "lr": rate, "base": rate})
+            other.append({"params": rest, "lr": rate, "base": rate})
+        if self.stage != "language":
+            other.append({"params": list(self.heads.parameters()), "lr": 1e-3, "base": 1e-3})
+        return [
+            torch.optim.Muon(hidden, lr=1e-3, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(other, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        ]
+
+    def _load(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _start_from(self, directory: Path) -> None:
+        """Take what the earlier stages left: decoder from `language`, tower from `vision`, or a whole checkpoint."""
+        if (directory / "model.safetensors").exists():
+            loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+            self.model.load_state_dict(loaded.state_dict())
+            self.model.to(self.device)
+            return
+        vision = torch.load(directory / "vision.pt", map_location=self.device, weights_only=True)
+        language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
+        merged = {**language["model"], **{k: v for k, v in vision["model"].items() if ".visual." in k}}
+        self.model.load_state_dict(merged)
+        self.heads.load_state_dict(vision["heads"])
+
+    def save(self) -> None:
+        """Write the state durably: temporary file, flush, rename."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = self.path.with_suffix(".tmp")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(self.path)
+
+    # ---------------------------------------------------------------------------------------- losses
+    def codes_for(self, labels: Tensor, noise: float) -> Tensor:
+        """Sums of codes of label values, [P, 16, width], with noise so that the decoder bears an imperfect tower."""
+        keep = torch.rand(labels.shape, device=labels.device) > 0.01
+        summed = self.codes[(labels * keep) + self.offsets].sum(dim=2)
+        return summed + noise * torch.randn_like(summed) * summed.shape[-1] ** -0.5
+
+    def see(self, pictures: list[NDArray[np.uint8]]) -> Tensor:
+        """The tower's visual tokens, [P, 16, width]."""
+        grid = torch.tensor([[1, SIDE // 14, SIDE // 14]] * len(pictures), device=self.device)
+        seen = self.model.model.visual(pixels(pictures).to(self.device), grid_thw=grid)
+        tokens = seen.pooler_output if hasattr(seen, "pooler_output") else seen
+        return tokens.reshape(len(pictures), TOKENS, -1)
+
+    def vision_loss(self, seen: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of every slot under the heads, and the squared distance to the sum of codes."""
+        logits = self.heads(seen)
+        total = torch.zeros((), device=self.device)
+        right: dict[str, float] = {}
+        bounds = [*self.offsets.tolist(), len(self.codes)]
+        for index, name in enumerate(SLOTS):
+            wanted = labels[:, :, index].flatten()
+            scores = logits[:, :, bounds[index] : bounds[index + 1]].flatten(0, 1).float()
+            weight = torch.where(wanted > 0, 4.0, 1.0)
+            total = total + (F.cross_entropy(scores, wanted, reduction="none") * weight).sum() / weight.sum()
+            filled = wanted > 0
+            if filled.any():
+                right[name] = float((scores.argmax(1) == wanted)[filled].float().mean())
+        target = self.codes[labels + self.offsets].sum(dim=2)
+        distance = (seen.float() - target).square().mean() / target.square().mean()
+        right["distance"] = float(distance)
+        return total + distance, right
+
+    def language_loss(self, batch: Batch, visual: Tensor | None) -> tuple[Tensor, float]:
+        """Mean cross-entropy of the answer tokens, and the share predicted right."""
+        embeds = self.model.model.language_model.embed_tokens(batch.ids.to(self.device))
+        if visual is not None and len(batch.with_picture):
+            mask = (batch.ids == self.encoder.image).to(self.device)
+            embeds = embeds.masked_scatter(mask[..., None], visual.to(embeds.dtype))
+        states = self.model.model.language_model(
+            inputs_embeds=embeds, position_ids=batch.positions.to(self.device), use_cache=False
+        ).last_hidden_state
+        targets = batch.targets.to(self.device)[:, 1:]
+        chosen = targets != -100
+        scores = self.model.lm_head(states[:, :-1][chosen]).float()
+        loss = F.cross_entropy(scores, targets[chosen])
+        return loss, float((scores.argmax(1) == targets[chosen]).float().mean())
+
+    # ---------------------------------------------------------------------------------------- the loop
+    def _most(self) -> int:
+        return 5 if not self.plan.grow else min(5, 2 + int(4 * self.step / self.plan.grow))
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step; returns what the log shows."""
+        draw = random.Random(self.seed * 7_919 + STAGES.index(self.stage) * 2**36 + self.step)
+        figures: dict[str, float] = {}
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if self.stage == "vision":
+                scenes = [sample(draw, False) for _ in range(self.plan.batch)]
+                labels = torch.from_numpy(np.stack([token_labels(s) for s in scenes])).to(self.device)
+                loss, figures = self.vision_loss(self.see([np.asarray(render(s)) for s in scenes]), labels)
+            else:
+                from_codes = self.stage == "language" or draw.random() < self.plan.code_share
+                made = items(draw, self.plan.batch, self._most(), self.plan.picture_share, self.plan.turns)
+                batch = self.encoder.batch(made, draw_pictures=not from_codes)
+                labels = batch.labels.to(self.device)
+                if from_codes or not batch.pictures:
+                    loss, figures["right"] = self.language_loss(batch, self.codes_for(labels, draw.choice((0.0, 0.1, 0.3))))
+                else:
+                    seen = self.see(batch.pictures)
+                    loss, figures["right"] = self.language_loss(batch, seen)
+                    extra, seen_right = self.vision_loss(seen, labels)
+                    loss = loss + 0.1 * extra
+                    figures |= seen_right
+        loss.backward()
+        warm = min(1.0, (self.step + 1) / 150)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * warm * self.decay
+        torch.nn.utils.clip_grad_norm_([p for o in self.optimizers for g in o.param_groups for p in g["params"]], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        return {"loss": float(loss.detach()), **figures}
+
+    decay: float = 1.0
+
+    def run(self, minutes: float, steps: int | None, cool_down: float) -> Iterator[dict]:
+        """Train for some minutes or steps; the last `cool_down` share of the slice lowers the rate to a tenth."""
+        began, saved, from_step = time.monotonic(), time.monotonic(), self.step
+        sums: dict[str, list[float]] = {}
+        while True:
+            spent = time.monotonic() - began
+            share = (self.step - from_step) / steps if steps else spent / (minutes * 60)
+            if share >= 1:
+                break
+            self.decay = 1.0 if share < 1 - cool_down else 0.1 + 0.9 * (1 - share) / cool_down
+            before = time.monotonic()
+            for name, value in self.train_step().items():
+                sums.setdefault(name, []).append(value)
+            self.seconds += time.monotonic() - before
+            if self.step % 50 == 0:
+                means = {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+                sums = {}
+                yield {"stage": self.stage, "step": self.step, "seconds": round(self.seconds), "share": round(share, 4),
+                       "remaining_seconds": round(spent * (1 - share) / max(share, 1e-6)), **means}
+            if time.monotonic() - saved > 240:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """`python -m sab train-demo`: run one stage, or all three, and write the checkpoint."""
+    parser = argparse.ArgumentParser(prog="sab train-demo", description="Train the embedded model from one seed, resumable.")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time for each stage in this call")
+    parser.add_argument("--steps", type=int, default=None, help="steps for each stage in this call, instead of minutes")
+    parser.add_argument("--cool-down", type=float, default=0.0, help="last share of the slice with falling rate")
+    parser.add_argument("--state", type=Path, default=Path("train"), help="directory of the resumable state and the log")
+    parser.add_argument("--start", type=Path, default=None, help="begin the joint stage from this checkpoint directory")
+    parser.add_argument("--out", type=Path, default=None, help="write the checkpoint here when the call ends")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    if options.minutes <= 0 or (options.steps is not None and options.steps <= 0):
+        raise SabError("Give --minutes or --steps as a number above zero.")
+    last: dict = {}
+    options.state.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES if options.stage == "all" else (options.stage,):
+        start = (options.start or options.state) if stage == "joint" else None
+        trainer = Trainer(stage, options.state, options.seed, options.device, start)
+        with (options.state / "log.jsonl").open("a") as log:
+            for entry in trainer.run(options.minutes, options.steps, options.cool_down):
+                last = entry
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
+                shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("stage", "share", "seconds"))
+                print(f"{stage} {100 * entry['share']:.0f} % {shown}", file=sys.stderr, flush=True)
+        if options.out is not None:
+            architecture.save(trainer.model.to("cpu"), trainer.tokenizer, options.out)
+    return last
