@@ -1,0 +1,110 @@
+"""The methods, by the name a recipe gives them.
+
+Each is a file of plain functions; METHODS says what the driver, the tables and the page need to know.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sab.binarizers import arb_rc, arb_rc_cgb, billm, gptq, rtn, sab, xnor
+from sab.binarizers.block import BlockContext
+from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, LinearCodes, Round
+from sab.errors import SabError
+
+__all__ = [
+    "METHODS",
+    "BinaryCodes",
+    "BlockContext",
+    "GroupCodes",
+    "IntegerCodes",
+    "LinearCodes",
+    "Method",
+    "Round",
+]
+
+
+def _no_fit(*_: object, **__: object) -> GroupCodes:
+    raise SabError("integer methods have no single-group fit: use fit_block")
+
+
+def _no_trace(*_: object, **__: object) -> list[Round]:
+    raise SabError("only the alternating methods (arb, arb-rc, arb-rc-cgb, sab) have rounds to trace")
+
+
+@dataclass(frozen=True)
+class Method:
+    """`fit(weight, mask, order, *, significance=None, iterations=15)`: one group [n, k]; `significance` is Λ
+    [n, k]. `fit_block(weight, context)`: one block. `trace(weight, *, significance=None, order=1,
+    iterations=15)`: the rounds of an alternating fit. `fit` and `trace` raise SabError where a method has
+    none. `bits`: bits per code plane; `feedback`: errors are carried inside the block, column by column;
+    `compensated`: errors are carried into later blocks.
+    """
+
+    label: str
+    description: str
+    fit_block: Callable[..., LinearCodes]
+    fit: Callable[..., GroupCodes] = _no_fit
+    trace: Callable[..., list[Round]] = _no_trace
+    bits: int = 1
+    uses_significance: bool = False
+    feedback: bool = False
+    compensated: bool = True
+
+
+METHODS: dict[str, Method] = {
+    "xnor": Method(
+        label="XNOR",
+        description="One sign per weight, with a mean and a scale per row of each block.",
+        fit_block=xnor.fit_block,
+        fit=xnor.fit,
+    ),
+    "billm": Method(
+        label="BiLLM",
+        description="Salient columns get a second sign; the others are split by magnitude into two groups.",
+        fit_block=billm.fit_block,
+        fit=billm.fit,
+    ),
+    "arb-rc": Method(
+        label="ARB-RC",
+        description="BiLLM's groups with row and column scales, refined in alternating rounds.",
+        fit_block=arb_rc.fit_block,
+        fit=arb_rc.fit,
+        trace=arb_rc.trace,
+    ),
+    "arb-rc-cgb": Method(
+        label="ARB-RC + CGB",
+        description="ARB-RC with the salient columns split by magnitude as well: SAB without its map.",
+        fit_block=arb_rc_cgb.fit_block,
+        fit=arb_rc_cgb.fit,
+        trace=arb_rc_cgb.trace,
+    ),
+    "sab": Method(
+        label="SAB",
+        description="ARB-RC + CGB fitted under the modality map: what language and vision need counts more.",
+        fit_block=sab.fit_block,
+        fit=sab.fit,
+        trace=sab.trace,
+        uses_significance=True,
+    ),
+    **{
+        f"rtn{bits}": Method(
+            label=f"RTN {bits}-bit",
+            description=f"Each weight rounded to the nearest of {2**bits} levels, nothing carried over.",
+            fit_block=partial(rtn.fit_block, f"rtn{bits}", bits=bits),
+            bits=bits,
+            compensated=False,
+        )
+        for bits in (2, 3, 4)
+    },
+    **{
+        f"gptq{bits}": Method(
+            label=f"GPTQ {bits}-bit",
+            description=f"{2**bits} levels per weight; each rounding error is carried into later columns.",
+            fit_block=partial(gptq.fit_block, f"gptq{bits}", bits=bits),
+            bits=bits,
+            feedback=True,
+        )
+        for bits in (2, 3, 4)
+    },
+}

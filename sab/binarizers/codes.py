@@ -1,0 +1,202 @@
+"""What a binarizer returns: bits and scales, never only dense weights.
+
+Packing, bit counts, pictures and `.dense()` all read these. Three kinds:
+  GroupCodes    one group of one block: the result of a method's `fit`
+  BinaryCodes   sign planes, group bits, salient columns, float16 scales; one block or a whole linear
+  IntegerCodes  b-bit integers with scale and zero per row and block (rtn, gptq)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sab.binarizers.signs import as_float
+
+
+@dataclass(frozen=True)
+class GroupCodes:
+    """`W_hat = mean + sum_o row_o column_o sign_o` on the mask, 0 elsewhere.
+
+    `mask` bool [n, k]; `signs` bool [order, n, k]; `row_scale` f16 [order, n]; `column_scale` f16
+    [order, k] or None; `row_mean` f16 [n] or None.
+    """
+
+    mask: Tensor
+    signs: Tensor
+    row_scale: Tensor
+    column_scale: Tensor | None = None
+    row_mean: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        """`[n, k]` float32."""
+        scale = self.row_scale.float()[:, :, None]
+        if self.column_scale is not None:
+            scale = scale * self.column_scale.float()[:, None, :]
+        total = (as_float(self.signs) * scale).sum(0)
+        if self.row_mean is not None:
+            total = total + self.row_mean.float()[:, None]
+        return torch.where(self.mask, total, 0.0)
+
+
+@dataclass(frozen=True)
+class BinaryCodes:
+    """Codes of a linear of `shape` (n, m), in blocks of `block_size` columns (the last may be narrower).
+
+    `first` bool [n, m]: signs of order 1; `second` bool [n, c]: residual signs of the c salient columns;
+    `salient` bool [m]; `group` bool [n, m] or None: above the break-point.
+    A weight's slot is its group bit, plus 2 on salient columns:
+    `row_scale` f16 [slots, blocks, n] with 1 slot (no groups), 3 (salient columns not split) or 4;
+    `row_mean` f16 [slots, blocks, n] or None; `column_scale` f16 [2, m] by group bit, or None;
+    `second_row_scale` f16 [slots - 2, blocks, n]; `second_column_scale` f16 [slots - 2, c] or None.
+    """
+
+    method: str
+    shape: tuple[int, int]
+    block_size: int
+    first: Tensor
+    group: Tensor | None
+    salient: Tensor
+    second: Tensor
+    row_scale: Tensor
+    second_row_scale: Tensor
+    row_mean: Tensor | None = None
+    column_scale: Tensor | None = None
+    second_column_scale: Tensor | None = None
+
+    @property
+    def salient_fraction(self) -> float:
+        """c / m."""
+        return self.second.shape[1] / self.shape[1]
+
+    def signs(self) -> Tensor:
+        """Signs of order 1, int8 [n, m], -1 or +1."""
+        return self.first.to(torch.int8) * 2 - 1
+
+    def slots(self) -> Tensor:
+        """Slot of each weight, uint8 [n, m] (see the class)."""
+        if self.group is None:
+            return torch.zeros_like(self.first, dtype=torch.uint8)
+        return self.group.to(torch.uint8) + 2 * self.salient.to(torch.uint8)
+
+    def dense(self) -> Tensor:
+        """`[n, m]` float32."""
+        slot = self.slots()
+        scale = self._per_weight(self.row_scale, slot)
+        if self.column_scale is not None and self.group is not None:
+            low, high = self.column_scale.float()
+            scale = scale * torch.where(self.group, high, low)
+        total = as_float(self.first) * scale
+        if self.second.shape[1]:
+            total[:, self.salient] += self._second_term()
+        if self.row_mean is not None:
+            total += self._per_weight(self.row_mean, slot)
+        return total
+
+    def _per_weight(self, values: Tensor, slot: Tensor) -> Tensor:
+        """Row parameters [slots, blocks, n] spread over the weights, [n, m] float32."""
+        spread = torch.zeros(self.shape, dtype=torch.float32, device=slot.device)
+        for number, per_block in enumerate(values.float()):
+            wide = per_block.T.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
+            spread = torch.where(slot == number, wide, spread)
+        return spread
+
+    def _second_term(self) -> Tensor:
+        """Residual term of the salient columns, [n, c] float32."""
+        columns = self.salient.nonzero()[:, 0]
+        rows = self.second_row_scale.float()[:, columns // self.block_size].transpose(1, 2)  # [s, n, c]
+        scale = rows
+        if self.second_column_scale is not None:
+            scale = scale * self.second_column_scale.float()[:, None, :]
+        if len(scale) == 2 and self.group is not None:
+            return as_float(self.second) * torch.where(self.group[:, columns], scale[1], scale[0])
+        return as_float(self.second) * scale[0]
+
+
+@dataclass(frozen=True)
+class IntegerCodes:
+    """`W_hat = scale * (levels - zero)`, b bits per weight.
+
+    `levels` uint8 [n, m] in 0 .. 2^b - 1; `scale` f16 [blocks, n]; `zero` uint8 [blocks, n].
+    """
+
+    method: str
+    shape: tuple[int, int]
+    block_size: int
+    bits: int
+    levels: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    @property
+    def salient_fraction(self) -> float:
+        """0: integer formats have no salient columns."""
+        return 0.0
+
+    def signs(self) -> Tensor:
+        """The integer codes, int8 [n, m] (for pictures)."""
+        return self.levels.to(torch.int8)
+
+    def dense(self) -> Tensor:
+        """`[n, m]` float32."""
+        return self._wide(self.scale.float()) * (self.levels.float() - self._wide(self.zero.float()))
+
+    def _wide(self, values: Tensor) -> Tensor:
+        return values.T.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
+
+
+@dataclass(frozen=True)
+class Round:
+    """State after one alternating round, for pictures; scales as computed, not yet rounded.
+
+    `signs` int8 [order, n, k]; `row_scale` [order, n]; `column_scale` [order, k] or None; `row_mean` [n] or
+    None; `weighted_loss` = sum Λ² (W - W_hat)².
+    """
+
+    signs: Tensor
+    row_scale: Tensor
+    column_scale: Tensor | None
+    row_mean: Tensor | None
+    weighted_loss: float
+
+
+LinearCodes: TypeAlias = BinaryCodes | IntegerCodes
+
+
+def join(blocks: Sequence[LinearCodes]) -> LinearCodes:
+    """Codes of a whole linear from its blocks' codes, left to right; all but the last are full."""
+    head = blocks[0]
+    shape = (head.shape[0], sum(block.shape[1] for block in blocks))
+    if isinstance(head, IntegerCodes):
+        integer = [block for block in blocks if isinstance(block, IntegerCodes)]
+        return IntegerCodes(
+            method=head.method,
+            shape=shape,
+            block_size=head.block_size,
+            bits=head.bits,
+            levels=torch.cat([block.levels for block in integer], 1),
+            scale=torch.cat([block.scale for block in integer]),
+            zero=torch.cat([block.zero for block in integer]),
+        )
+    binary = [block for block in blocks if isinstance(block, BinaryCodes)]
+    return BinaryCodes(
+        method=head.method,
+        shape=shape,
+        block_size=head.block_size,
+        first=torch.cat([block.first for block in binary], 1),
+        group=_cat([block.group for block in binary], 1),
+        salient=torch.cat([block.salient for block in binary]),
+        second=torch.cat([block.second for block in binary], 1),
+        row_scale=torch.cat([block.row_scale for block in binary], 1),
+        second_row_scale=torch.cat([block.second_row_scale for block in binary], 1),
+        row_mean=_cat([block.row_mean for block in binary], 1),
+        column_scale=_cat([block.column_scale for block in binary], 1),
+        second_column_scale=_cat([block.second_column_scale for block in binary], 1),
+    )
+
+
+def _cat(parts: list[Tensor | None], dim: int) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present, dim) if present else None

@@ -1,0 +1,182 @@
+"""Fit a linear block by block, carrying each block's error into the columns to its right (METHOD 6).
+
+    E = W_b - W_hat_b,   W_b as it entered (after earlier compensation)
+    exact    W_{>b} -= (E U_bb^-1) U_{b,>b}          the minimiser of tr(D H D^T) over later columns
+    lineage  W_{>b} -= (E / diag U_bb) U_{b,>b}      as in the releases of BiLLM, ARB-LLM and SAB
+
+With exact compensation tr(D H D^T) of the damped H is the sum of |E U_bb^-1|² over the blocks. Cost beside
+the fits: one product of n * k * (m - b k) per block.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sab.binarizers import METHODS, BlockContext, LinearCodes
+from sab.binarizers.alternate import EMPHASES
+from sab.binarizers.codes import join
+from sab.binarizers.signs import LARGEST_HALF
+from sab.errors import SabError
+from sab.hessian import dampen, inverse_factor
+from sab.significance import SignificanceMap
+
+COMPENSATIONS = ("exact", "lineage", "none")
+SEARCHES = ("published",)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """`iterations`: alternating rounds; `block_size`: columns per block, a multiple of 8; `damping`: λ of
+    METHOD 1; `search`: how structure is found; `max_salient`: most salient columns per block; `emphasis`:
+    "constant" or "ramp"; `compensation`: "exact", "lineage" or "none" (gptq's own feedback stays).
+    """
+
+    iterations: int = 15
+    block_size: int = 128
+    damping: float = 0.01
+    search: str = "published"
+    max_salient: int = 49
+    emphasis: str = "constant"
+    compensation: str = "exact"
+
+    def validate(self) -> "FitSettings":
+        """Returns itself. SabError that names the setting and what it may be."""
+        for name, least in (("iterations", 0), ("block_size", 8), ("max_salient", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SabError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if self.block_size % 8:
+            raise SabError(f"block_size must be a multiple of 8, not {self.block_size}")
+        number = isinstance(self.damping, (int, float)) and not isinstance(self.damping, bool)
+        if not number or not (math.isfinite(self.damping) and self.damping >= 0):
+            raise SabError(f"damping must be a number of at least 0, not {self.damping!r}")
+        for name, allowed in (
+            ("search", SEARCHES),
+            ("emphasis", EMPHASES),
+            ("compensation", COMPENSATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise SabError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """`codes`; `weight` [n, m] float32 == codes.dense(); `relative_loss` tr(D H D^T) / tr(W H W^T) with the
+    H that was given; `salient_fraction` c/m; `damping_used`; `seconds`; `block_losses`: per block
+    |E U_bb^-1|² over tr(W H W^T), adding up to tr(D H D^T) of the damped H if compensation is exact.
+    """
+
+    codes: LinearCodes
+    weight: Tensor
+    relative_loss: float
+    salient_fraction: float
+    damping_used: float
+    seconds: float
+    block_losses: list[float]
+
+
+@torch.no_grad()
+def fit_linear(
+    weight: Tensor,
+    hessian: Tensor,
+    method: str,
+    settings: FitSettings | None = None,
+    significance: SignificanceMap | None = None,
+    name: str = "",
+) -> LinearFit:
+    """Fits `weight` [n, m] by `method` with the compensation Hessian `hessian` [m, m].
+
+    SabError, naming `name`, for NaN or infinity, wrong shapes, weights beyond float16, an unknown method,
+    a linear without calibration tokens, or a method that needs a significance map and has none.
+    """
+    started = time.perf_counter()
+    settings = (settings or FitSettings()).validate()
+    label = name or "this linear"
+    weighting = _check(weight, hessian, method, significance, label)
+    original = weight.detach().float()
+    hessian = hessian.detach().to(original.device, torch.float32)
+    try:
+        damped = dampen(hessian, settings.damping)
+    except SabError as refusal:
+        raise SabError(f"{label}: {refusal}") from refusal
+    factor = inverse_factor(damped.hessian)
+    remaining = original.clone()
+    remaining[:, damped.dead] = 0.0
+    chosen = METHODS[method]
+    blocks: list[LinearCodes] = []
+    losses: list[Tensor] = []
+    for start in range(0, original.shape[1], settings.block_size):
+        stop = min(start + settings.block_size, original.shape[1])
+        entered = remaining[:, start:stop]
+        here = slice(start, stop)
+        context = BlockContext(
+            inverse_factor=factor[here, here],
+            gram=hessian[here, here] / 2,
+            weighting=None if weighting is None else weighting[:, here],
+            block_size=settings.block_size,
+            iterations=settings.iterations,
+            max_salient=settings.max_salient,
+            emphasis=settings.emphasis,
+        )
+        codes = chosen.fit_block(entered, context)
+        blocks.append(codes)
+        error = entered - codes.dense()
+        exact = torch.linalg.solve_triangular(context.inverse_factor, error, upper=True, left=False)
+        losses.append(exact.square().sum(dtype=torch.float64))
+        if chosen.compensated and settings.compensation != "none" and stop < original.shape[1]:
+            # column-wise feedback is by itself the exact form, so methods that have it know no other
+            lineage = settings.compensation == "lineage" and not chosen.feedback
+            carried = error / context.inverse_factor.diagonal() if lineage else exact
+            remaining[:, stop:] -= carried @ factor[here, stop:]
+    fitted = join(blocks)
+    dense = fitted.dense()
+    energy = quadratic(original, hessian)
+    return LinearFit(
+        codes=fitted,
+        weight=dense,
+        relative_loss=quadratic(original - dense, hessian) / energy if energy > 0 else 0.0,
+        salient_fraction=fitted.salient_fraction,
+        damping_used=damped.strength_used,
+        seconds=time.perf_counter() - started,
+        block_losses=[float(loss) / energy if energy > 0 else 0.0 for loss in losses],
+    )
+
+
+def quadratic(difference: Tensor, hessian: Tensor) -> float:
+    """`tr(D H D^T)` for `difference` [n, m]: twice the mean squared output error, summed over outputs."""
+    return float(((difference @ hessian) * difference).sum(dtype=torch.float64))
+
+
+def _check(
+    weight: Tensor, hessian: Tensor, method: str, significance: SignificanceMap | None, label: str
+) -> Tensor | None:
+    """Refuses what cannot be fitted; returns Λ [n, m] if the method uses it."""
+    if method not in METHODS:
+        raise SabError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if weight.ndim != 2 or not weight.numel():
+        raise SabError(f"{label}: a weight must be a matrix with entries, not {tuple(weight.shape)}")
+    if hessian.shape != (weight.shape[1], weight.shape[1]):
+        raise SabError(
+            f"{label}: the Hessian is {tuple(hessian.shape)}, the weight {tuple(weight.shape)} needs "
+            f"({weight.shape[1]}, {weight.shape[1]})"
+        )
+    if not bool(torch.isfinite(weight).all()):
+        raise SabError(f"{label}: the weight holds NaN or infinity")
+    if bool(weight.abs().max() > LARGEST_HALF):
+        raise SabError(f"{label}: weights beyond {LARGEST_HALF:.0f} do not fit the stored float16 scales")
+    if not bool(hessian.any()):
+        raise SabError(f"{label}: no calibration token reached it, so there is nothing to fit to")
+    if not METHODS[method].uses_significance:
+        return None
+    if significance is None:
+        raise SabError(f"{label}: {method} needs a significance map; pass one or choose arb-rc-cgb")
+    if significance.weighting.shape != weight.shape:
+        raise SabError(
+            f"{label}: the significance map is {tuple(significance.weighting.shape)}, "
+            f"the weight {tuple(weight.shape)}"
+        )
+    return significance.weighting.to(weight.device)

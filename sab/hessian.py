@@ -1,0 +1,133 @@
+"""Second moments of a linear layer's inputs, per modality, and their inverse.
+
+    H_q = (2 / N_q) sum_{tokens t of modality q} x_t x_t^T          [m, m] float32      (METHOD 1)
+
+Compensation mixes the modalities, `H = (1 - beta) H_language + beta H_vision`. Everything that needs the
+inverse goes through one factorisation: with J the reversal of both axes, `J H J = L L^T` gives the upper
+factor of the inverse as `U = J L^-1 J`, so that `H^-1 = U^T U`, without ever forming `H^-1` or factoring
+twice. Cost: one m x m x tokens product per batch, then m^3 / 3 for Cholesky and m^3 / 3 for the triangular
+inverse, per linear.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sab.errors import SabError
+
+RAMP = 10.0  # factor between two tries of the dampening
+LARGEST_STRENGTH = 100.0
+
+
+class HessianAccumulator:
+    """Sums `x x^T` over batches; one per linear input and modality.
+
+    Splitting a batch differently changes the result by float32 rounding only.
+    """
+
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+        self.width = width
+        self.tokens = 0
+        self._sum = torch.zeros(width, width, dtype=torch.float32, device=device)
+
+    @torch.no_grad()
+    def add(self, inputs: Tensor) -> None:
+        """Adds tokens, `[..., m]` of any floating type. SabError if the width differs."""
+        if inputs.shape[-1] != self.width:
+            raise SabError(f"the Hessian takes inputs of width {self.width}, not {inputs.shape[-1]}")
+        rows = inputs.detach().reshape(-1, self.width).to(self._sum.device)  # [tokens, m]
+        if not rows.shape[0]:
+            return
+        if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+            # half-precision operands, float32 sums and output: full tensor-core speed, no rounded H
+            self._sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
+        else:
+            rows = rows.float()  # on CPU a bf16 product would round its output to 8 bits
+            self._sum.addmm_(rows.T, rows)
+        self.tokens += rows.shape[0]
+
+    @property
+    def hessian(self) -> Tensor:
+        """`(2/N) sum x x^T`, `[m, m]` float32; zeros while no token was seen."""
+        return self._sum * (2.0 / self.tokens) if self.tokens else torch.zeros_like(self._sum)
+
+
+def combine(
+    language: Tensor, vision: Tensor, tokens_language: int, tokens_vision: int, beta: float | None = None
+) -> Tensor:
+    """`(1 - beta) H_language + beta H_vision`, `[m, m]`; by default beta is the share of vision tokens.
+
+    `beta=0` is the reference's text-only compensation. SabError for a beta outside [0, 1].
+    """
+    if beta is None:
+        tokens = tokens_language + tokens_vision
+        beta = tokens_vision / tokens if tokens else 0.0
+    if not (math.isfinite(beta) and 0.0 <= beta <= 1.0):
+        raise SabError(f"beta must lie between 0 and 1, not {beta}")
+    if language.shape != vision.shape:
+        raise SabError(f"the two Hessians differ in shape: {tuple(language.shape)}, {tuple(vision.shape)}")
+    return (1.0 - beta) * language + beta * vision
+
+
+@dataclass(frozen=True)
+class Damped:
+    """A Hessian that Cholesky accepts.
+
+    `hessian` [m, m]: H + strength_used * mean(diag H over live inputs) * I, dead inputs with H_jj = 1;
+    `strength_used`: the strength that worked (the wanted one, or that times 10, 100, ...);
+    `dead` bool [m]: inputs that were never active; their weights are set to 0 before fitting.
+    """
+
+    hessian: Tensor
+    strength_used: float
+    dead: Tensor
+
+
+def dampen(hessian: Tensor, strength: float = 0.01) -> Damped:
+    """Adds `strength * mean(diag H)` to the diagonal, in growing steps until H is positive definite.
+
+    SabError for NaN, infinity, a matrix that is not square, or one that no strength up to 100 repairs.
+    The mean runs over live inputs, so that dead ones do not weaken the dampening.
+    """
+    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
+        raise SabError(f"a Hessian must be square, not {tuple(hessian.shape)}")
+    if not (math.isfinite(strength) and strength >= 0.0):
+        raise SabError(f"damping must be a number of at least 0, not {strength}")
+    # checked here because Cholesky on CPU reads one triangle only and lets NaN in the other pass
+    if not bool(torch.isfinite(hessian).all()):
+        raise SabError("the Hessian holds NaN or infinity: the calibration activations are not finite")
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    base = hessian.float().clone()
+    base.diagonal()[dead] = 1.0
+    mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 1.0
+    tried = strength
+    while True:
+        damped = base.clone()
+        damped.diagonal().add_(tried * mean)
+        if int(torch.linalg.cholesky_ex(damped.flip(0, 1)).info) == 0:
+            return Damped(damped, tried, dead)
+        tried = tried * RAMP if tried else 1e-4
+        if tried > LARGEST_STRENGTH:
+            raise SabError("the Hessian is not positive semi-definite: check the calibration activations")
+
+
+def inverse_factor(damped_hessian: Tensor) -> Tensor:
+    """Upper triangular `U` [m, m] with `H^-1 = U^T U`; H must be positive definite (see `dampen`)."""
+    lower, info = torch.linalg.cholesky_ex(damped_hessian.flip(0, 1))
+    if int(info):
+        raise SabError("the Hessian is not positive definite: dampen it first")
+    identity = torch.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
+
+
+def input_sensitivity(hessian: Tensor, strength: float = 0.01) -> Tensor:
+    """`1 / [(H + lambda I)^-1]_jj`, `[m]`: what removing a weight of input j costs, per unit of weight².
+
+    0 for inputs that are dead in this modality, hence all zeros for a modality without tokens.
+    """
+    damped = dampen(hessian, strength)
+    inverse_diagonal = inverse_factor(damped.hessian).square().sum(0)  # columns of U: diag(U^T U)
+    return torch.where(damped.dead, 0.0, 1.0 / inverse_diagonal)
