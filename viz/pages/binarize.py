@@ -1,4 +1,4 @@
-"""Binarize: Choose a method and thresholds, binarize the decoder or some of its layers, and watch the error of each."""
+"""Binarize: choose a method and thresholds, binarize layers, and watch the error of each."""
 
 from __future__ import annotations
 
@@ -10,4 +10,7 @@ from viz.pages.store import Store
 
 def build(store: Store, shared: Shared) -> None:
     """Fill the tab."""
-    gr.Markdown("## Binarize\n\nChoose a method and thresholds, binarize the decoder or some of its layers, and watch the error of each.")
+    gr.Markdown(
+        "## Binarize\n\n"
+        "Choose a method and thresholds, binarize the decoder or some of its layers, watch the error of each."
+    )

@@ -1,4 +1,4 @@
-"""What every page of the process shares: the model, the runs, and bounded caches of what is derived from them.
+"""What every page of the process shares: the model, the runs, and bounded caches of what follows from them.
 
 One `Store` serves all visitors. It holds tensors; `gr.State` holds only a `Selection`, which is ids and
 numbers. torch and transformers are imported on first use, so the page is up before they are.
@@ -93,7 +93,7 @@ def _finite(value: Any) -> float | None:
 
 
 class Bounded:
-    """A small least-recently-used cache; each value is built once even when two visitors ask at the same time."""
+    """A small least-recently-used cache; a value is built once even when two visitors ask at the same time."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -168,7 +168,7 @@ class Store:
         threading.Thread(target=load, name="load-model", daemon=True).start()
 
     def runs(self) -> list[Run]:
-        """All runs, newest last, the shipped ones first; read anew each time, for a run may just have ended."""
+        """All runs, the shipped ones first; read anew each time, for a run may just have ended."""
         try:
             from sab import runs
         except ImportError:
@@ -211,7 +211,7 @@ class Store:
         return self._maps.get((run_id, linear, thresholds, kind), build)
 
     def weight(self, linear: str) -> Any:
-        """Full-precision weight [n, m] of one linear, float32 on the CPU. Raises SabError for an unknown name."""
+        """Full-precision weight [n, m] of one linear, float32, CPU. Raises SabError for an unknown name."""
         module = self.lvlm.linears.get(linear)
         if module is None:
             raise SabError(f"The model has no layer “{linear}”: choose one from the grid.")
