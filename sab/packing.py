@@ -1,0 +1,262 @@
+"""Codes to bit planes and back, and the bit count read off the result (METHOD 9).
+
+Packed layout, format_version 1 (DESIGN.md). k is the block size, c the number of salient columns; bits are
+stored least significant first, set = +1; scales are float16 seen as int16, so that no `.to(dtype)` recasts
+them; odd widths are padded with zero bits to whole blocks.
+
+`binary`
+    codes                uint8 [n, blocks, planes * k / 8]   per block the signs, then the group bits
+    row_scale            int16 [slots, blocks, n]            slots: see BinaryCodes
+    row_mean             int16 [slots, blocks, n]            methods with means
+    column_scale         int16 [2, m]                        methods with column scales, by group bit
+    salient_columns      int32 [c], salient_offsets int32 [blocks + 1]
+    second               uint8 [n, ceil(c / 8)]              residual signs of the salient columns
+    second_row_scale     int16 [slots - 2, blocks, n], second_column_scale int16 [slots - 2, c]
+`integer`
+    codes                uint8 [n, blocks, b * k / 8]        per block bit 0 of all levels, then bit 1, ...
+    scale                int16 [blocks, n]
+    zero                 uint8 [b, ceil(blocks * n / 8)]     bit planes
+
+The first sign and the group bit of a salient column lie in the main plane; only its second sign is extra.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sab.binarizers.codes import BinaryCodes, IntegerCodes, LinearCodes
+from sab.errors import SabError
+
+FORMAT_VERSION = 1
+OPTIONAL = ("row_mean", "column_scale", "second_column_scale")
+
+
+@dataclass(frozen=True)
+class BitCount:
+    """`nominal`: what the papers print, 1 + c/m, or b; `all_in`: every stored bit over n m; `bytes`: of all
+    tensors (not the file's header); `breakdown`: bits by what they hold, adding up to 8 * bytes.
+    """
+
+    nominal: float
+    all_in: float
+    bytes: int
+    breakdown: dict[str, int]
+
+
+def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON-able metadata of a linear's codes; `unpack` gives back exactly the same codes."""
+    metadata: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "method": codes.method,
+        "shape": list(codes.shape),
+        "block_size": codes.block_size,
+    }
+    if isinstance(codes, IntegerCodes):
+        planes = [(codes.levels >> bit & 1).bool() for bit in range(codes.bits)]
+        zeros = torch.stack([(codes.zero >> bit & 1).bool().reshape(-1) for bit in range(codes.bits)])
+        tensors = {
+            "codes": _pack_planes(planes, codes.block_size),
+            "scale": _stored(codes.scale),
+            "zero": _pack_bits(zeros),
+        }
+        return tensors, metadata | {"layout": "integer", "bits": codes.bits}
+    planes = [codes.first] if codes.group is None else [codes.first, codes.group]
+    columns = codes.salient.nonzero()[:, 0].cpu()
+    edges = torch.arange(_blocks(codes.shape, codes.block_size) + 1) * codes.block_size
+    tensors = {
+        "codes": _pack_planes(planes, codes.block_size),
+        "row_scale": _stored(codes.row_scale),
+        "salient_columns": columns.int(),
+        "salient_offsets": torch.searchsorted(columns, edges).int(),
+        "second": _pack_bits(codes.second),
+        "second_row_scale": _stored(codes.second_row_scale),
+    }
+    for name in OPTIONAL:
+        values = getattr(codes, name)
+        if values is not None:
+            tensors[name] = _stored(values)
+    return tensors, metadata | {"layout": "binary", "planes": len(planes), "scale_type": "fp16"}
+
+
+def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
+    """Exact inverse of `pack`. SabError where tensors and metadata do not fit together."""
+    try:
+        version = metadata["format_version"]
+        if version != FORMAT_VERSION:
+            raise SabError(f"packed format {version!r} is not known here (only {FORMAT_VERSION}): update")
+        layout, method = metadata["layout"], str(metadata["method"])
+        rows, width = (int(size) for size in metadata["shape"])
+        block_size = int(metadata["block_size"])
+        if rows < 1 or width < 1 or block_size < 8 or block_size % 8:
+            raise _damaged("its shape makes no sense")
+        if layout == "integer":
+            return _unpack_integer(tensors, method, (rows, width), block_size, int(metadata["bits"]))
+        if layout == "binary":
+            return _unpack_binary(tensors, method, (rows, width), block_size, int(metadata["planes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, SabError):
+            raise
+        raise _damaged(f"{type(error).__name__} {error}") from error
+    raise _damaged(f"layout {layout!r} is not known")
+
+
+def count_bits(codes: LinearCodes) -> BitCount:
+    """Bits of a linear as `pack` stores it."""
+    tensors, _ = pack(codes)
+    stored = {name: 8 * values.numel() * values.element_size() for name, values in tensors.items()}
+    if isinstance(codes, IntegerCodes):
+        nominal = float(codes.bits)
+        breakdown = {"levels": stored["codes"], "scales": stored["scale"], "zeros": stored["zero"]}
+    else:
+        nominal = 1.0 + codes.salient_fraction
+        planes = 1 if codes.group is None else 2
+        breakdown = {
+            "signs": stored["codes"] // planes,
+            "group bitmap": stored["codes"] // planes * (planes - 1),
+            "residual signs": stored["second"],
+            "salient index": stored["salient_columns"] + stored["salient_offsets"],
+            "row scales": stored["row_scale"] + stored["second_row_scale"],
+            "row means": stored.get("row_mean", 0),
+            "column scales": stored.get("column_scale", 0) + stored.get("second_column_scale", 0),
+        }
+    total = sum(stored.values())
+    return BitCount(nominal, total / (codes.shape[0] * codes.shape[1]), total // 8, breakdown)
+
+
+def _unpack_binary(
+    tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int, number: int
+) -> BinaryCodes:
+    rows, width = shape
+    blocks = _blocks(shape, block_size)
+    if number not in (1, 2):
+        raise _damaged(f"{number} planes")
+    planes = _unpack_planes(tensors["codes"], number, shape, block_size)
+    columns, offsets = tensors["salient_columns"], tensors["salient_offsets"]
+    if columns.dtype != torch.int32 or columns.ndim != 1 or offsets.dtype != torch.int32:
+        raise _damaged("its salient columns are of the wrong kind")
+    count = len(columns)
+    edges = torch.arange(blocks + 1) * block_size
+    ordered = bool((columns.diff() > 0).all()) and (not count or (columns[0] >= 0 and columns[-1] < width))
+    if not ordered or not torch.equal(torch.searchsorted(columns.long(), edges).int(), offsets):
+        raise _damaged("its salient columns are out of order")
+    salient = torch.zeros(width, dtype=torch.bool)
+    salient[columns.long()] = True
+    slots = 1 if number == 1 else tensors["row_scale"].shape[0]
+    if slots not in (1, 3, 4) or (slots == 1) != (number == 1):
+        raise _damaged(f"{slots} row scales per block")
+    split = max(0, slots - 2)
+    sizes = {
+        "row_scale": (slots, blocks, rows),
+        "row_mean": (slots, blocks, rows),
+        "column_scale": (2, width),
+        "second_row_scale": (split, blocks, rows),
+        "second_column_scale": (split, count),
+    }
+    scales = {name: _loaded(tensors, name, size) for name, size in sizes.items() if name in tensors}
+    unknown = set(tensors) - set(sizes) - {"codes", "salient_columns", "salient_offsets", "second"}
+    if unknown:
+        raise _damaged(f"{', '.join(sorted(unknown))} does not belong to it")
+    return BinaryCodes(
+        method=method,
+        shape=shape,
+        block_size=block_size,
+        first=planes[0],
+        group=planes[1] if number == 2 else None,
+        salient=salient,
+        second=_unpack_bits(tensors["second"], (rows, count)),
+        row_scale=scales["row_scale"],
+        second_row_scale=scales["second_row_scale"],
+        row_mean=scales.get("row_mean"),
+        column_scale=scales.get("column_scale"),
+        second_column_scale=scales.get("second_column_scale"),
+    )
+
+
+def _unpack_integer(
+    tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int, bits: int
+) -> IntegerCodes:
+    if not 1 <= bits <= 8 or set(tensors) != {"codes", "scale", "zero"}:
+        raise _damaged("its tensors are not those of an integer format")
+    blocks = _blocks(shape, block_size)
+    zero = _unpack_bits(tensors["zero"], (bits, blocks * shape[0]))
+    return IntegerCodes(
+        method=method,
+        shape=shape,
+        block_size=block_size,
+        bits=bits,
+        levels=_number(_unpack_planes(tensors["codes"], bits, shape, block_size)),
+        scale=_loaded(tensors, "scale", (blocks, shape[0])),
+        zero=_number(list(zero)).reshape(blocks, shape[0]),
+    )
+
+
+def _blocks(shape: tuple[int, int], block_size: int) -> int:
+    return -(-shape[1] // block_size)
+
+
+def _damaged(reason: str) -> SabError:
+    return SabError(f"this packed linear is damaged ({reason}): write it again")
+
+
+def _number(planes: list[Tensor]) -> Tensor:
+    """Bit planes, lowest first, to uint8."""
+    total = torch.zeros_like(planes[0], dtype=torch.uint8)
+    for bit, plane in enumerate(planes):
+        total |= plane.to(torch.uint8) << bit
+    return total
+
+
+def _stored(scale: Tensor) -> Tensor:
+    """float16 as int16."""
+    return scale.cpu().contiguous().view(torch.int16)
+
+
+def _loaded(tensors: dict[str, Tensor], name: str, size: tuple[int, ...]) -> Tensor:
+    """int16 back to float16, checked."""
+    values = tensors[name]
+    if values.dtype != torch.int16 or tuple(values.shape) != size:
+        raise _damaged(f"{name} is {values.dtype} {tuple(values.shape)} instead of int16 {size}")
+    scale = values.cpu().contiguous().view(torch.float16)
+    if not bool(torch.isfinite(scale).all()):
+        raise _damaged(f"{name} holds NaN or infinity")
+    return scale
+
+
+def _pack_bits(bits: Tensor) -> Tensor:
+    """bool [..., w] to uint8 [..., ceil(w / 8)], least significant bit first."""
+    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=-1, bitorder="little"))
+
+
+def _unpack_bits(packed: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Inverse of `_pack_bits` for bool `size`; refuses other shapes and padding that is not zero."""
+    expected = (*size[:-1], -(-size[-1] // 8))
+    if packed.dtype != torch.uint8 or tuple(packed.shape) != expected:
+        raise _damaged(f"bits are {packed.dtype} {tuple(packed.shape)} instead of uint8 {expected}")
+    bits = np.unpackbits(packed.cpu().numpy(), axis=-1, bitorder="little").astype(bool)
+    if bits[..., size[-1] :].any():
+        raise _damaged("its padding is not zero")
+    return torch.from_numpy(np.ascontiguousarray(bits[..., : size[-1]]))
+
+
+def _pack_planes(planes: list[Tensor], block_size: int) -> Tensor:
+    """bool planes [n, m] to uint8 [n, blocks, planes * k / 8]."""
+    rows, width = planes[0].shape
+    blocks = _blocks((rows, width), block_size)
+    stacked = torch.stack(planes, 1)  # [n, planes, m]
+    padded = torch.nn.functional.pad(stacked, (0, blocks * block_size - width))
+    per_block = padded.reshape(rows, len(planes), blocks, block_size).transpose(1, 2)
+    return _pack_bits(per_block.reshape(rows, blocks, -1))
+
+
+def _unpack_planes(packed: Tensor, number: int, shape: tuple[int, int], block_size: int) -> list[Tensor]:
+    """Inverse of `_pack_planes`."""
+    rows, width = shape
+    blocks = _blocks(shape, block_size)
+    bits = _unpack_bits(packed, (rows, blocks, number * block_size))
+    wide = bits.reshape(rows, blocks, number, block_size).transpose(1, 2).reshape(rows, number, -1)
+    if bool(wide[..., width:].any()):
+        raise _damaged("its padding is not zero")
+    return [wide[:, plane, :width].contiguous() for plane in range(number)]
