@@ -6,9 +6,10 @@ numbers. torch and transformers are imported on first use, so the page is up bef
 
 from __future__ import annotations
 
-import copy
+import logging
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,8 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sab.errors import SabError
+from viz.downsample import POOLINGS
+from viz.figures.overview import QUANTITIES
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sab.runs import Run
     from sab.significance import SignificanceMap, Thresholds
 
@@ -41,6 +46,8 @@ class Selection:
     diff_quantile: float = 0.5
     sparsity_thr: float = 0.005
     kind: str = "input"
+    colour: str = "vision"
+    pooling: str = "max"
 
     @classmethod
     def from_query(cls, query: Mapping[str, Any]) -> Selection:
@@ -58,10 +65,9 @@ class Selection:
                     chosen[field.name] = min(max(number, low), high)
             elif isinstance(value, str) and len(value) <= 200:
                 chosen[field.name] = value
-        if chosen.get("tab") not in TABS:
-            chosen.pop("tab", None)
-        if chosen.get("kind") not in KINDS:
-            chosen.pop("kind", None)
+        for name, choices in (("tab", TABS), ("kind", KINDS), ("pooling", POOLINGS), ("colour", QUANTITIES)):
+            if chosen.get(name) not in choices:
+                chosen.pop(name, None)
         return cls(**chosen)
 
     def to_query(self) -> dict[str, str]:
@@ -93,10 +99,14 @@ def _finite(value: Any) -> float | None:
 
 
 class Bounded:
-    """A small least-recently-used cache; a value is built once even when two visitors ask at the same time."""
+    """A least-recently-used cache; a value is built once even when two visitors ask at the same time.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    `limit` bounds the sum of `cost(value)` (by default: the number of values); the newest value always stays.
+    """
+
+    def __init__(self, limit: float, cost: Callable[[Any], float] = lambda value: 1) -> None:
+        self._limit = limit
+        self._cost = cost
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
         self._building: dict[Hashable, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -119,9 +129,45 @@ class Bounded:
                     self._building.pop(key, None)
             with self._guard:
                 self._values[key] = value
-                while len(self._values) > self._size:
-                    self._values.popitem(last=False)
+                spent = sum(self._cost(kept) for kept in self._values.values())
+                while spent > self._limit and len(self._values) > 1:
+                    _, dropped = self._values.popitem(last=False)
+                    spent -= self._cost(dropped)
             return value
+
+
+class Work:
+    """One piece of background work that is done once: how far it is, and what went wrong."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self.state = "none"  # none, running, done or failed
+        self.share = 0.0
+        self.message = ""
+
+    def start(self, task: Callable[[], None], name: str) -> None:
+        """Run `task` in a thread, unless it runs or is done; a failed one may be started again."""
+        with self._guard:
+            if self.state in ("running", "done"):
+                return
+            self.state, self.share, self.message = "running", 0.0, ""
+
+        def work() -> None:
+            try:
+                task()
+            except SabError as error:
+                self.state, self.message = "failed", str(error)
+            except Exception:
+                logging.getLogger(__name__).exception("background work %s failed", name)
+                self.state, self.message = "failed", "The computation stopped unexpectedly: try it again."
+            else:
+                self.state, self.share = "done", 1.0
+
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def advance(self, share: float) -> None:
+        """Tell how much is done, 0 to 1."""
+        self.share = min(max(float(share), 0.0), 1.0)
 
 
 class Store:
@@ -133,8 +179,13 @@ class Store:
         self._run_directories = tuple(run_directories)
         self._lvlm: LVLM | None = None
         self._lvlm_lock = threading.Lock()
+        self._runs_lock = threading.Lock()
+        self._runs: list[Run] = []
+        self._runs_read = -math.inf
         self._binarized = Bounded(2)
-        self._maps = Bounded(8)
+        self._maps = Bounded(64e6, cost=lambda found: found.partition.numel())  # 17 bytes a weight
+        self._fisher: dict[str, tuple[Tensor, Tensor]] = {}
+        self._fisher_work = Work()
 
     @property
     def model_name(self) -> str:
@@ -167,13 +218,16 @@ class Store:
 
         threading.Thread(target=load, name="load-model", daemon=True).start()
 
-    def runs(self) -> list[Run]:
-        """All runs, the shipped ones first; read anew each time, for a run may just have ended."""
-        try:
-            from sab import runs
-        except ImportError:
-            return []
-        return runs.list_runs(runs.ASSET_RUNS, *(self._run_directories or (runs.USER_RUNS,)))
+    def runs(self, fresh: bool = False) -> list[Run]:
+        """All runs, the shipped ones first. Directories are read anew when the last look is older than a
+        second, or at once with `fresh`: a run may just have ended."""
+        from sab import runs
+
+        with self._runs_lock:
+            if fresh or time.monotonic() - self._runs_read > 1.0:
+                self._runs = runs.list_runs(runs.ASSET_RUNS, *(self._run_directories or (runs.USER_RUNS,)))
+                self._runs_read = time.monotonic()
+            return list(self._runs)
 
     def run(self, run_id: str) -> Run:
         """The run of that id. Raises SabError when there is none."""
@@ -187,8 +241,7 @@ class Store:
 
         def build() -> LVLM:
             run = self.run(run_id)
-            with self.device_lock:
-                simulated = copy.deepcopy(self.lvlm)
+            simulated = self.lvlm.copy()
             run.apply(simulated)
             return simulated
 
@@ -197,25 +250,63 @@ class Store:
     def significance(
         self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input"
     ) -> SignificanceMap:
-        """The exact map of one linear under any thresholds. Raises SabError for an unknown run or linear."""
+        """The exact map of one linear under any thresholds. Raises SabError for an unknown run or linear, and
+        where nobody has computed this kind of sensitivity."""
 
         def build() -> SignificanceMap:
             from sab.significance import significance_map
 
-            sensitivity = self.run(run_id).sensitivity(linear, kind)
-            if sensitivity is None:
-                raise SabError(f"The run holds no {kind} sensitivity of {linear}: choose the other one.")
-            weight = self.weight(linear)
-            return significance_map(weight, *sensitivity, thresholds)
+            run = self.run(run_id)
+            weight = self.weight(run, linear)
+            found = self.sensitivity(run, linear, kind)
+            if found is None:
+                raise SabError(f"The {kind} sensitivity of this model has not been computed yet.")
+            return significance_map(weight, *found, thresholds)
 
         return self._maps.get((run_id, linear, thresholds, kind), build)
 
-    def weight(self, linear: str) -> Any:
-        """Full-precision weight [n, m] of one linear, float32, CPU. Raises SabError for an unknown name."""
+    def sensitivity(self, run: Run, linear: str, kind: str) -> tuple[Tensor, Tensor] | None:
+        """What the run holds, or what was computed in this process; None where neither is there."""
+        found = run.sensitivity(linear, kind)
+        if found is None and kind == "fisher" and run.fingerprint == self.lvlm.fingerprint:
+            found = self._fisher.get(linear)
+        return found
+
+    def weight(self, run: Run, linear: str) -> Tensor:
+        """Full-precision weight [n, m] of one linear of a run, float32, CPU. Raises SabError for an unknown
+        name and for a run of another model."""
         module = self.lvlm.linears.get(linear)
-        if module is None:
-            raise SabError(f"The model has no layer “{linear}”: choose one from the grid.")
+        if module is None or linear not in run.names:
+            raise SabError(f"The run has no layer “{linear}”: choose one from the grid.")
+        if run.fingerprint != self.lvlm.fingerprint:
+            raise SabError(
+                f"The run “{run.name}” was made from another model than the one that is open: "
+                "choose another run, or start the page with that model."
+            )
         return module.weight.detach().float().cpu()
+
+    @property
+    def fisher_work(self) -> Work:
+        """How far the Fisher sensitivities are."""
+        return self._fisher_work
+
+    def compute_fisher(self, samples: int = 64) -> None:
+        """Start computing the Fisher sensitivities of all linears in the background, unless that is under way
+        or done; `fisher_work` tells how far it is."""
+
+        def compute() -> None:
+            from sab import calibration, sequential
+
+            lvlm = self.lvlm
+            with self.device_lock:
+                self._fisher = sequential.maps(
+                    lvlm,
+                    calibration.embedded(samples, 0),
+                    sensitivity="fisher",
+                    progress=lambda _, share: self._fisher_work.advance(share),
+                )
+
+        self._fisher_work.start(compute, "fisher")
 
     def resolve(self, selection: Selection) -> tuple[Selection, str]:
         """A selection that exists, and one sentence about what had to be replaced ('' when nothing)."""
@@ -228,7 +319,7 @@ class Store:
             run = runs[0]
             if selection.run:
                 message = f"The link names a run that is not here (“{selection.run}”); this is “{run.name}”."
-        names = list(run.reports)
+        names = run.names
         linear = selection.linear
         if linear not in names:
             if linear:
