@@ -1,0 +1,265 @@
+"""Catch what enters the decoder, then replay one block at a time on it.
+
+Calling a decoder layer by itself is wrong for several families: Qwen3-VL adds picture features between
+layers, Gemma 3 has masks and rotary positions per layer. So the decoder's keyword arguments are caught once
+per batch, and block i runs by calling the *decoder* with the blocks before it stubbed (the last stub returns
+the cached output of block i − 1) and the block after it ending the call. The decoder then builds masks and
+positions as always; the result is the same to the last bit. Cost per replay: one block, one mask and one
+rotary table; memory: the hidden states of one boundary for all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sab.calibration import Sample
+from sab.errors import SabError
+from sab.models import LVLM, Inputs, length_buckets
+
+SPLITS = ("token", "corpus")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One calibration batch at a block boundary.
+
+    `arguments` are the decoder's keyword arguments, `hidden` what the block before returned ([B, S, D], or a
+    tuple that starts with it; None before the first block). `language` and `vision` are bool [B, S]: the
+    positions that feed each modality; padding is in neither. `targets` [B, S] holds the next token where it
+    belongs to an answer, else −100.
+    """
+
+    arguments: dict[str, Any]
+    hidden: Any
+    language: Tensor
+    vision: Tensor
+    targets: Tensor
+
+
+class _Reached(Exception):
+    """Ends a forward pass early; carries what was caught."""
+
+    def __init__(self, caught: Any = None) -> None:
+        super().__init__()
+        self.caught = caught
+
+
+def capture(lvlm: LVLM, samples: Sequence[Sample], split: str = "token", batch_size: int = 16) -> list[Batch]:
+    """Run the samples up to the decoder. Raises SabError for no samples or an unknown split.
+
+    split "token": attended picture positions are vision, all other attended positions language. "corpus":
+    all attended positions of samples with a picture are vision, those of text-only samples language.
+    """
+    if not samples:
+        raise SabError("There are no calibration samples; raise the number of samples.")
+    if split not in SPLITS:
+        raise SabError(f"The split {split!r} is not known; choose token or corpus.")
+    rows: list[Inputs] = []
+    for sample in samples:
+        row = lvlm.prepare(sample.messages, sample.picture)
+        answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.device)
+        row["targets"] = next_tokens(row["input_ids"], answers[None])
+        row["with_picture"] = torch.full_like(row["input_ids"], int(sample.picture is not None))
+        rows.append(row)
+    return [
+        _capture_batch(lvlm, [rows[index] for index in bucket], split) for bucket in length_buckets(rows, batch_size)
+    ]
+
+
+def next_tokens(input_ids: Tensor, answers: Tensor) -> Tensor:
+    """Targets of next-token prediction [B, S]: the following id where it belongs to `answers`, else −100."""
+    targets = torch.full_like(input_ids, -100)
+    targets[:, :-1] = torch.where(answers[:, 1:], input_ids[:, 1:], -100)
+    return targets
+
+
+def _capture_batch(lvlm: LVLM, rows: Sequence[Inputs], split: str) -> Batch:
+    collated = lvlm.collate(rows)
+    attended = collated["attention_mask"].bool()
+    targets = collated.pop("targets").masked_fill(~attended, -100)
+    with_picture = collated.pop("with_picture").bool()
+    vision = collated["input_ids"] == lvlm.image_token_id if split == "token" else with_picture
+
+    def catch(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if positional:
+            raise SabError(f"The {lvlm.family} family calls its decoder in a way that is not supported.")
+        raise _Reached(named)
+
+    hook = lvlm.decoder.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            lvlm.model(**lvlm.forward_arguments(collated))
+    except _Reached as reached:
+        arguments = {**reached.caught, "use_cache": False, "past_key_values": None}
+    else:
+        raise SabError(f"The decoder of the {lvlm.family} family was not reached; it is not supported.")
+    finally:
+        hook.remove()
+    return Batch(arguments, None, attended & ~vision, attended & vision, targets)
+
+
+@contextmanager
+def _patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute `forward`; its attributes, which some decoders read, stay."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def replay_block(lvlm: LVLM, index: int, batch: Batch) -> Any:
+    """Output of decoder block `index` (a tensor [B, S, D], or a tuple that starts with it) over a batch whose
+    `hidden` is the output of block index − 1. Runs with the caller's gradient mode."""
+    blocks = lvlm.blocks
+    original = blocks[index].forward
+    caught: list[Any] = []
+
+    def record(*positional: Any, **named: Any) -> Any:
+        caught.append(original(*positional, **named))
+        return caught[0]
+
+    def end(*positional: Any, **named: Any) -> Any:
+        raise _Reached
+
+    with ExitStack() as stack:
+        _stub_before(stack, blocks, index, batch.hidden)
+        stack.enter_context(_patched(blocks[index], record))
+        if index + 1 < len(blocks):
+            stack.enter_context(_patched(blocks[index + 1], end))
+        stack.enter_context(suppress(_Reached))
+        lvlm.decoder(**batch.arguments)
+    return caught[0]
+
+
+def replay_head(lvlm: LVLM, batch: Batch) -> Tensor:
+    """Logits [B, S, V] of a batch whose `hidden` is the output of the last block."""
+    with ExitStack() as stack:
+        _stub_before(stack, lvlm.blocks, len(lvlm.blocks), batch.hidden)
+        states = lvlm.decoder(**batch.arguments).last_hidden_state
+    return cast(Tensor, lvlm.model.get_output_embeddings()(states))
+
+
+def _stub_before(stack: ExitStack, blocks: Sequence[nn.Module], index: int, hidden: Any) -> None:
+    """Blocks before `index` pass their input on; the last of them returns `hidden`."""
+    wraps = isinstance(hidden, tuple)
+
+    def skip(hidden_states: Tensor, *positional: Any, **named: Any) -> Any:
+        return (hidden_states,) if wraps else hidden_states
+
+    def cached(*positional: Any, **named: Any) -> Any:
+        return hidden
+
+    for position, block in enumerate(blocks[:index]):
+        stack.enter_context(_patched(block, cached if position == index - 1 else skip))
+
+
+@contextmanager
+def watching(linears: dict[str, nn.Linear], see: Callable[[list[str], Tensor], None]) -> Iterator[None]:
+    """Report the inputs of linears while the context is open: `see(names, inputs)`.
+
+    Linears that are called in turn on the very same tensor (q, k, v; gate and up) are reported together, so
+    that their common Hessian is computed once. What was seen last is reported when the context closes or
+    `watching` meets another tensor.
+    """
+    pending: list[Any] = []  # [names, inputs] of the tensor seen last
+
+    def flush() -> None:
+        if pending:
+            names, inputs = pending[0]
+            pending.clear()
+            see(names, inputs)
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, positional: tuple[Any, ...]) -> None:
+            if pending and pending[0][1] is positional[0]:
+                pending[0][0].append(name)
+                return
+            flush()
+            pending.append(([name], positional[0]))
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(hook_for(name)) for name, module in linears.items()]
+    try:
+        yield
+        flush()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def rows_of(inputs: Tensor, mask: Tensor, name: str) -> Tensor:
+    """Inputs [B, S, m] at the masked positions: [tokens, m]. SabError where a linear sees other positions."""
+    if inputs.shape[:-1] != mask.shape:
+        raise SabError(
+            f"The linear {name} does not see every token (a mixture of experts?), which is not supported; "
+            "choose a dense model."
+        )
+    return inputs[mask]
+
+
+def answer_gradient(lvlm: LVLM, batch: Batch) -> Tensor:
+    """Gradient of the answers' log-likelihood (summed over tokens) at the last block's output, [B, S, D]."""
+    with torch.enable_grad():
+        states, wrapped = _leaf(batch.hidden)
+        logits = replay_head(lvlm, replace(batch, hidden=wrapped)).float()
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+        return torch.autograd.grad(loss, states)[0]
+
+
+def block_gradient(
+    lvlm: LVLM,
+    index: int,
+    batch: Batch,
+    gradient: Tensor,
+    linears: dict[str, nn.Linear],
+    see: Callable[[str, Tensor, Tensor], None],
+) -> Tensor:
+    """Take a gradient [B, S, D] back through block `index`, replayed with gradients on.
+
+    `see(name, inputs [B, S, m], gradient [B, S, n])` is called for each linear. Returns the gradient at the
+    block's input.
+    """
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, positional: tuple[Any, ...], output: Tensor) -> None:
+            inputs = positional[0].detach()
+            output.register_hook(lambda arrived: see(name, inputs, arrived))
+
+        return hook
+
+    hooks = [module.register_forward_hook(hook_for(name)) for name, module in linears.items()]
+    try:
+        with torch.enable_grad():
+            if batch.hidden is None:
+                states = batch.arguments["inputs_embeds"].detach().requires_grad_()
+                batch = replace(batch, arguments={**batch.arguments, "inputs_embeds": states})
+            else:
+                states, wrapped = _leaf(batch.hidden)
+                batch = replace(batch, hidden=wrapped)
+            output = replay_block(lvlm, index, batch)
+            first = output[0] if isinstance(output, tuple) else output
+            return torch.autograd.grad(first, states, gradient)[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _leaf(hidden: Any) -> tuple[Tensor, Any]:
+    """The hidden states as a leaf that collects a gradient, alone and inside the block's own return value."""
+    if isinstance(hidden, tuple):
+        states = hidden[0].detach().requires_grad_()
+        return states, (states, *hidden[1:])
+    states = hidden.detach().requires_grad_()
+    return states, states

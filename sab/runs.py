@@ -1,0 +1,532 @@
+"""Run directories: a recipe, one code file and one report per linear, sensitivities, and a manifest.
+
+    recipe.json                      what was asked for, of which weights, with which versions and machine
+    sensitivity-<kind>.safetensors   "<linear>.language", "<linear>.vision": [m] (input) or [n, m] (fisher)
+    codes/<linear>.safetensors       packed codes (see packing.py), metadata in the header
+    reports/<linear>.json            a LinearReport and the SHA-256 of the code file; written after the codes
+    accuracy.json                    what `eval` found, if it was run
+    events.jsonl                     a log with times
+    manifest.json                    SHA-256 and size of every file above but the log; written last
+
+Every file is written to a temporary name, flushed, synced and renamed, so a killed run leaves
+whole files only.
+A report vouches for its codes: a linear without a report is fitted again, a code file that does not match
+its report is refused; a `.sha256` file does the same for sensitivities. No pickle is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor
+
+from sab.binarizers import METHODS
+from sab.errors import SabError
+from sab.packing import pack, unpack
+from sab.significance import Thresholds
+
+if TYPE_CHECKING:
+    from sab.binarizers import LinearCodes
+    from sab.models import LVLM
+
+FORMAT_VERSION = 1
+ASSET_RUNS = Path(__file__).resolve().parent.parent / "assets" / "runs"
+USER_RUNS = Path(os.environ.get("SAB_RUNS") or Path.home() / ".cache" / "sab-lens" / "runs")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "sensitivity": ("input", "fisher"),
+    "split": ("token", "corpus"),
+    "compensation": ("exact", "lineage", "none"),
+    "search": ("published",),
+    "emphasis": ("constant", "ramp"),
+}
+WHOLE_NUMBERS = {
+    "samples": (1, 1_000_000),
+    "seed": (0, 2**63 - 1),
+    "iterations": (0, 1000),
+    "max_salient": (1, 49),
+    "block_size": (128, 4096),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on besides the machine. `model` None is the embedded one; `linears` None is
+    every linear of the `parts`. The other fields are described in METHOD.md and in `compensate.FitSettings`.
+    """
+
+    model: str | None = None
+    method: str = "sab"
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    sensitivity: str = "input"
+    split: str = "token"
+    samples: int = 128
+    seed: int = 0
+    iterations: int = 15
+    parts: tuple[str, ...] = ("decoder",)
+    linears: tuple[str, ...] | None = None
+    beta: float | None = None
+    compensation: str = "exact"
+    search: str = "published"
+    max_salient: int = 49
+    emphasis: str = "constant"
+    block_size: int = 128
+    damping: float = 0.01
+
+    def validate(self) -> None:
+        """Raise SabError, in one sentence, for the first value that is unknown or out of range."""
+        if self.method not in METHODS:
+            raise SabError(f"There is no method {self.method!r}; choose one of {', '.join(METHODS)}.")
+        if not isinstance(self.thresholds, Thresholds):
+            raise SabError("The thresholds must be a Thresholds value.")
+        self.thresholds.validate()
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SabError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}.")
+        for name, (low, high) in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise SabError(f"{name} is {value!r}; give a whole number from {low} to {high}.")
+        if self.block_size % 128:
+            raise SabError(f"block_size is {self.block_size}; give a multiple of 128.")
+        if not _is_number(self.damping) or not 0 < self.damping <= 1:
+            raise SabError(f"damping is {self.damping!r}; give a number above 0 and at most 1.")
+        if self.beta is not None and (not _is_number(self.beta) or not 0 <= self.beta <= 1):
+            raise SabError(f"beta is {self.beta!r}; give a number from 0 to 1, or none for the token share.")
+        if tuple(self.parts) != ("decoder",):
+            raise SabError(f"parts is {self.parts!r}; only the decoder can be binarized.")
+        if self.linears is not None and (not self.linears or not all(isinstance(name, str) for name in self.linears)):
+            raise SabError("linears must name at least one linear, or be left out for all of them.")
+        if self.model is not None and not isinstance(self.model, str):
+            raise SabError(f"model is {self.model!r}; give a folder or a Hugging Face id.")
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that `json` can write and `from_json` reads back."""
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_json`. Raises SabError for unknown fields and invalid values."""
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SabError(f"The recipe has an unknown field {unknown[0]!r}; it was made by another version.")
+        given = dict(values)
+        try:
+            given["thresholds"] = Thresholds(**given.get("thresholds", {}))
+            for name in ("parts", "linears"):
+                if given.get(name) is not None:
+                    given[name] = tuple(given[name])
+        except TypeError as error:
+            raise SabError("The recipe's thresholds or names cannot be read; write it anew.") from error
+        recipe = cls(**given)
+        recipe.validate()
+        return recipe
+
+
+@dataclass(frozen=True)
+class LinearReport:
+    """What became of one linear.
+
+    `relative_loss` is tr(ΔHΔᵀ)/tr(WHWᵀ); `bits_*` are bits per weight, `bytes` the stored size; `counts` maps
+    each class of the partition to its number of weights; `tokens_*` fed the compensation Hessians; `done` of
+    `total` linears are finished; `seconds` is this linear's fit, `eta_seconds` the estimate for the rest.
+    """
+
+    name: str
+    block: int
+    kind: str
+    shape: tuple[int, int]
+    relative_loss: float
+    salient_fraction: float
+    bits_nominal: float
+    bits_all_in: float
+    bytes: int
+    unimodal_ratio: float
+    counts: dict[str, int]
+    seconds: float
+    tokens_language: int
+    tokens_vision: int
+    done: int
+    total: int
+    eta_seconds: float
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, n·m."""
+        return self.shape[0] * self.shape[1]
+
+
+class Run:
+    """A run on disk, finished or not. Cheap to open; tensors are read when asked for."""
+
+    def __init__(self, directory: Path, header: dict[str, Any]) -> None:
+        self.directory = directory
+        self.id = directory.name
+        self.recipe = Recipe.from_json(header["recipe"])
+        self.fingerprint: str = header["fingerprint"]
+        self.names: tuple[str, ...] = tuple(header["linears"])
+        self.header = header
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Run:
+        """Open a run directory. Raises SabError where there is none or its recipe is damaged."""
+        directory = Path(directory)
+        header = _read_json(directory / "recipe.json")
+        try:
+            if header["format_version"] != FORMAT_VERSION:
+                raise SabError(
+                    f"The run in {directory} has format {header['format_version']}, this program reads "
+                    f"{FORMAT_VERSION}; make the run again."
+                )
+            return cls(directory, header)
+        except (KeyError, TypeError) as error:
+            raise SabError(f"{directory / 'recipe.json'} is damaged; make the run again.") from error
+
+    @property
+    def name(self) -> str:
+        """What a person reads: the method's label, and what differs from the defaults that matter most."""
+        recipe = self.recipe
+        notes = [
+            *([f"{recipe.sensitivity} sensitivity"] if recipe.sensitivity != "input" else []),
+            *([f"{recipe.samples} samples"] if recipe.samples != Recipe.samples else []),
+            *([f"seed {recipe.seed}"] if recipe.seed != Recipe.seed else []),
+            *([f"{len(recipe.linears)} linears"] if recipe.linears is not None else []),
+            *(["custom thresholds"] if recipe.thresholds != Thresholds() else []),
+        ]
+        return METHODS[recipe.method].label + (f" ({', '.join(notes)})" if notes else "")
+
+    @cached_property
+    def _vouched(self) -> dict[str, tuple[LinearReport, str]]:
+        """Report and SHA-256 of the codes, for each linear that has a report, in forward order."""
+        vouched = {}
+        for name in self.names:
+            path = self.directory / "reports" / f"{name}.json"
+            if path.exists():
+                values = _read_json(path)
+                try:
+                    digest = values.pop("codes_sha256")
+                    values["shape"] = tuple(values["shape"])
+                    vouched[name] = (LinearReport(**values), digest)
+                except (KeyError, TypeError) as error:
+                    raise SabError(f"{path} is damaged; delete the run and make it again.") from error
+        return vouched
+
+    @property
+    def reports(self) -> dict[str, LinearReport]:
+        """Reports of the linears that are done, in forward order."""
+        return {name: report for name, (report, _) in self._vouched.items()}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the manifest, which is written last, is there."""
+        return (self.directory / "manifest.json").exists()
+
+    @property
+    def bits_nominal(self) -> float:
+        """Bits per binarized weight as the papers print them, averaged over weights (NaN if none)."""
+        return _weighted(self.reports.values(), "bits_nominal")
+
+    @property
+    def bits_all_in(self) -> float:
+        """Stored bits per binarized weight, everything counted (NaN before the first linear is done)."""
+        return _weighted(self.reports.values(), "bits_all_in")
+
+    @property
+    def bytes(self) -> int:
+        """Size of all packed codes."""
+        return sum(report.bytes for report in self.reports.values())
+
+    @property
+    def seconds(self) -> float:
+        """Time spent fitting the linears that are done."""
+        return sum(report.seconds for report in self.reports.values())
+
+    @property
+    def accuracy(self) -> dict[str, Any] | None:
+        """What `record_accuracy` stored, or None."""
+        path = self.directory / "accuracy.json"
+        return _read_json(path) if path.exists() else None
+
+    def sensitivity(self, name: str, kind: str = "input") -> tuple[Tensor, Tensor] | None:
+        """(language, vision) sensitivities of one linear; None where the run holds none of this kind."""
+        stored = self._sensitivities(kind)
+        if f"{name}.language" not in stored:
+            return None
+        return stored[f"{name}.language"], stored[f"{name}.vision"]
+
+    def sensitivities(self, kind: str = "input") -> dict[str, tuple[Tensor, Tensor]]:
+        """Stored sensitivities by linear; empty where the run holds none of this kind."""
+        stored = self._sensitivities(kind)
+        return {
+            name: (stored[f"{name}.language"], stored[f"{name}.vision"])
+            for name in self.names
+            if f"{name}.language" in stored
+        }
+
+    def _sensitivities(self, kind: str) -> dict[str, Tensor]:
+        path = self.directory / f"sensitivity-{kind}.safetensors"
+        vouching = path.with_suffix(".sha256")
+        if kind not in CHOICES["sensitivity"] or not vouching.exists():
+            return {}
+        return _tensors(path, _vouched_bytes(path, vouching.read_text().strip()))[0]
+
+    def codes(self, name: str) -> LinearCodes:
+        """Codes of one linear. SabError where it is not done, or its file does not match its report."""
+        if name not in self._vouched:
+            raise SabError(f"The run in {self.directory} has no codes of {name}; finish it first.")
+        path = self.directory / "codes" / f"{name}.safetensors"
+        return unpack(*_tensors(path, _vouched_bytes(path, self._vouched[name][1])))
+
+    def apply(self, lvlm: LVLM) -> None:
+        """Put the dense weights of all finished linears into a model ("simulated": dequantized).
+
+        Raises SabError when the model is not the one the run was made from.
+        """
+        if lvlm.fingerprint != self.fingerprint:
+            raise SabError(
+                f"The run in {self.directory} was made from other weights than those of {lvlm.source}; "
+                "load the model it names, or make the run again."
+            )
+        for name in self._vouched:
+            put_weight(lvlm, name, self.codes(name).dense())
+
+    def record_accuracy(self, accuracy: Mapping[str, Any]) -> None:
+        """Store an evaluation with the run; a finished run gets a new manifest."""
+        finished = self.finished
+        write_json(self.directory / "accuracy.json", dict(accuracy))
+        if finished:
+            write_manifest(self)
+
+    def verify(self) -> dict[str, int]:
+        """Check every file against the manifest and return sizes. SabError for the first that differs."""
+        manifest = _read_json(self.directory / "manifest.json")
+        sizes = {}
+        for relative, entry in manifest["files"].items():
+            sizes[relative] = len(_vouched_bytes(self.directory / relative, entry["sha256"]))
+        return sizes
+
+
+def put_weight(lvlm: LVLM, name: str, dense: Tensor) -> None:
+    """Replace one linear's weight [n, m] in the model's dtype."""
+    with torch.no_grad():
+        lvlm.linears[name].weight.copy_(dense)
+
+
+def list_runs(*directories: str | Path) -> list[Run]:
+    """All readable runs below the directories (default: the shipped ones, then the user's), by name.
+
+    An id is the folder's name; a second folder of the same name gets a suffix from its place.
+    """
+    found: list[Run] = []
+    taken: set[str] = set()
+    for parent in map(Path, directories or (ASSET_RUNS, USER_RUNS)):
+        for path in sorted(parent.iterdir()) if parent.is_dir() else []:
+            if not (path / "recipe.json").is_file():
+                continue
+            try:
+                run = Run.open(path)
+                _ = run.reports
+            except SabError:
+                continue  # a damaged run must not hide the others; opening it by name tells what is wrong
+            if run.id in taken:
+                run.id += "-" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]
+            taken.add(run.id)
+            found.append(run)
+    return found
+
+
+def fresh_directory(parent: str | Path, method: str) -> Path:
+    """A new, empty directory for a run of `method` below `parent`."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path = Path(parent) / f"{method}-{stamp}-{secrets.token_hex(2)}"
+    _make(path)
+    return path
+
+
+def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str]) -> Run:
+    """Begin a run, or continue the unfinished one that is already there.
+
+    Raises SabError when the directory holds something else: other files, another recipe, another model.
+    """
+    directory = Path(directory)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "recipe": recipe.to_json(),
+        "family": lvlm.family,
+        "fingerprint": lvlm.fingerprint,
+        "linears": list(names),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "machine": {
+            "platform": f"{platform.system()} {platform.machine()}",
+            "device": str(lvlm.device),
+            "dtype": str(lvlm.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    if directory.exists() and not directory.is_dir():
+        raise SabError(f"{directory} is a file; name a directory for the run.")
+    if (directory / "recipe.json").exists():
+        run = Run.open(directory)
+        if run.recipe != recipe or run.fingerprint != lvlm.fingerprint or list(run.names) != list(names):
+            raise SabError(f"{directory} holds a run of another recipe or model; name another directory or delete it.")
+        return run
+    if directory.exists() and any(not entry.name.startswith(".tmp-") for entry in directory.iterdir()):
+        raise SabError(f"{directory} is not empty and holds no run; name another directory.")
+    _make(directory)
+    write_json(directory / "recipe.json", header)
+    return Run.open(directory)
+
+
+def store_linear(run: Run, report: LinearReport, codes: LinearCodes) -> None:
+    """Write codes, then the report that vouches for them."""
+    tensors, metadata = pack(codes)
+    data = tensor_bytes(
+        {key: value.contiguous() for key, value in tensors.items()},
+        metadata={"sab": json.dumps(metadata, sort_keys=True)},
+    )
+    write_bytes(run.directory / "codes" / f"{report.name}.safetensors", data)
+    values = {**asdict(report), "codes_sha256": hashlib.sha256(data).hexdigest()}
+    write_json(run.directory / "reports" / f"{report.name}.json", values)
+    run.__dict__.pop("_vouched", None)
+
+
+def store_sensitivities(run: Run, kind: str, maps: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Write the sensitivities of every linear, float32."""
+    tensors = {}  # cloned, because linears that share an input share their sensitivity
+    for name, (language, vision) in maps.items():
+        tensors[f"{name}.language"] = language.float().cpu().clone()
+        tensors[f"{name}.vision"] = vision.float().cpu().clone()
+    path = run.directory / f"sensitivity-{kind}.safetensors"
+    data = tensor_bytes(tensors)
+    write_bytes(path, data)
+    write_bytes(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+
+
+def write_manifest(run: Run) -> None:
+    """Write the manifest: SHA-256 and size of every file but the log, and the run's totals."""
+    files = {}
+    for path in sorted(run.directory.rglob("*")):
+        skipped = path.name.startswith(".tmp-") or path.name in ("manifest.json", "events.jsonl")
+        if path.is_file() and not skipped:
+            data = path.read_bytes()
+            relative = path.relative_to(run.directory).as_posix()
+            files[relative] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    totals = {
+        "bits_nominal": run.bits_nominal,
+        "bits_all_in": run.bits_all_in,
+        "bytes": run.bytes,
+        "seconds": run.seconds,
+    }
+    write_json(run.directory / "manifest.json", {"format_version": FORMAT_VERSION, **totals, "files": files})
+
+
+def log_event(run: Run, event: str, **details: Any) -> None:
+    """Append one line to the run's log."""
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **details})
+    try:
+        with (run.directory / "events.jsonl").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+    except OSError as error:
+        raise _write_failure(run.directory / "events.jsonl", error) from error
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON atomically, keys in the order given."""
+    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all. SabError when the disk refuses."""
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _write_failure(path, error) from error
+
+
+def _write_failure(path: Path, error: OSError) -> SabError:
+    return SabError(
+        f"{path} could not be written ({error.strerror or error}); every linear finished before is kept, "
+        "so make room and start the same run again to continue it."
+    )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SabError(
+            f"{directory} cannot be made ({error.strerror}); name a directory that can be written."
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SabError(f"{path.parent} holds no {path.name}; name a directory with a run.") from error
+    except (OSError, ValueError) as error:
+        raise SabError(f"{path} is damaged; delete the run and make it again.") from error
+    if not isinstance(values, dict):
+        raise SabError(f"{path} is damaged; delete the run and make it again.")
+    return values
+
+
+def _vouched_bytes(path: Path, digest: str) -> bytes:
+    """Contents of a file whose SHA-256 is known; read whole, never mapped, so nobody can change it later."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SabError(f"{path} is missing; delete the run and make it again.") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise SabError(f"{path} is damaged (its checksum differs); delete the run and make it again.")
+    return data
+
+
+def _tensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and our metadata of a safetensors file."""
+    try:
+        tensors = read_tensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, json.loads(header.get("__metadata__", {}).get("sab", "{}"))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise SabError(f"{path} is damaged; delete the run and make it again.") from error
+
+
+def _weighted(reports: Iterator[LinearReport] | Any, attribute: str) -> float:
+    entries = list(reports)
+    total = sum(report.weights for report in entries)
+    if not total:
+        return math.nan
+    return sum(getattr(report, attribute) * report.weights for report in entries) / total
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

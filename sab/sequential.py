@@ -1,0 +1,349 @@
+"""The one loop over blocks: sensitivities first, then collect, fit and propagate, block by block.
+
+Sensitivities describe the full-precision model and are computed once, in one pass over it, before anything is
+binarized. Then each block takes two passes (METHOD 1): *collect* feeds the compensation Hessians of all its
+linears and both modalities at once, on activations of the binarized predecessors; after the fits, *propagate*
+runs the binarized block to give the next one its inputs. Cost per block: two forward passes of one block over
+the calibration samples, one m×m product per distinct input and modality, and the fits.
+
+Every finished linear is on disk before its report is yielded. A continued run collects a half-done block on
+the block's original weights, as the uninterrupted one did, and so ends with the same codes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sab import calibration, runs
+from sab.calibration import Sample
+from sab.capture import Batch, answer_gradient, block_gradient, capture, replay_block, rows_of, watching
+from sab.compensate import FitSettings, LinearFit, fit_linear
+from sab.errors import SabError
+from sab.hessian import HessianAccumulator, combine, input_sensitivity
+from sab.models import LVLM, fingerprint
+from sab.packing import count_bits
+from sab.runs import LinearReport, Recipe, Run
+from sab.significance import significance_map
+
+TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
+Progress = Callable[[str, float], None]
+Maps = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Hessian accumulators of one distinct input of a block."""
+
+    language: HessianAccumulator
+    vision: HessianAccumulator
+
+
+def quantize(
+    lvlm: LVLM,
+    recipe: Recipe,
+    run_dir: str | Path | None = None,
+    stop: threading.Event | None = None,
+    *,
+    samples: Sequence[Sample] | None = None,
+    sensitivities: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[LinearReport]:
+    """Binarize the decoder of `lvlm` in place, yielding a report per linear; an ended iterator leaves the
+    binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there.
+
+    A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
+    `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace the
+    embedded calibration samples, `sensitivities` (from `maps`, same samples) save computing them again;
+    `progress(stage, fraction)` hears about the work between reports. Raises SabError for an invalid recipe, a
+    foreign or damaged directory, a full disk, and weights or activations that are not finite.
+    """
+    recipe.validate()
+    names = _chosen(lvlm, recipe)
+    tell = progress or (lambda stage, share: None)
+    run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
+    if fingerprint(lvlm.model.config, lvlm.linears.items()) != lvlm.fingerprint:
+        raise SabError(
+            "This model has been binarized before; load it afresh, or copy the full-precision one."
+        )
+    finished = run.reports if run is not None else {}
+    yield from finished.values()
+    if run is not None and run.finished:
+        run.apply(lvlm)
+        return
+    tell("calibration samples", 0.0)
+    chosen = samples if samples is not None else calibration.embedded(recipe.samples, recipe.seed)
+    batches = capture(lvlm, chosen, recipe.split)
+    _warn_of_few_tokens(lvlm, batches, names)
+    given = {recipe.sensitivity: dict(sensitivities)} if sensitivities is not None else {}
+    found = _all_maps(lvlm, recipe, run, batches, names, given, tell)
+    if run is not None:
+        runs.log_event(run, "started", done=len(finished), total=len(names))
+    clock = _Clock(lvlm, names, finished)
+    last = max(lvlm.info[name].block for name in names)
+    for index in range(last + 1):
+        inside = [name for name in names if lvlm.info[name].block == index]
+        waiting = [name for name in inside if name not in finished]
+        # kept aside until the block is fitted: a continued run must collect on the original weights too
+        dense = {name: run.codes(name).dense() for name in inside if name in finished and run is not None}
+        moments = _pass(lvlm, index, batches, waiting)[0] if waiting else {}
+        for name in waiting:
+            if stop is not None and stop.is_set():
+                break
+            tell(name, clock.share)
+            fit, report = _fit(lvlm, recipe, name, moments[name], found[name], clock)
+            if run is not None:
+                runs.store_linear(run, report, fit.codes)
+            dense[name] = fit.weight
+            yield report
+        for name, weight in dense.items():
+            runs.put_weight(lvlm, name, weight)
+        if len(dense) < len(inside):
+            if run is not None:
+                runs.log_event(run, "stopped", done=len(run.reports), total=len(names))
+            return
+        if index < last:
+            tell(f"block {index + 1}", clock.share)
+            batches = _pass(lvlm, index, batches, [])[1]
+    if run is not None:
+        runs.log_event(run, "finished", seconds=round(run.seconds, 3))
+        runs.write_manifest(run)
+
+
+def maps(
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    sensitivity: str = "input",
+    split: str = "token",
+    progress: Progress | None = None,
+    damping: float = 0.01,
+) -> Maps:
+    """Sensitivities (language, vision) of every decoder linear, on full-precision activations.
+
+    "input": [m], 1 / [(H_q + λI)⁻¹]_jj. "fisher": [n, m], (1/N_q) Σ_t (g_t∘g_t)(x_t∘x_t)ᵀ with g the gradient
+    of the answers' log-likelihood at the linear's output. Both in METHOD 2. Raises SabError for other names.
+    """
+    if sensitivity not in MAPS:
+        raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
+    batches = capture(lvlm, samples, split)
+    names = list(lvlm.decoder_linears)
+    return MAPS[sensitivity](lvlm, batches, names, damping, progress or (lambda stage, share: None))
+
+
+def _input_maps(
+    lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress
+) -> Maps:
+    found: Maps = {}
+    for index in range(len(lvlm.blocks)):
+        inside = [name for name in names if lvlm.info[name].block == index]
+        tell("input sensitivities", index / len(lvlm.blocks))
+        moments, batches = _pass(lvlm, index, batches, inside)
+        computed: dict[int, tuple[Tensor, Tensor]] = {}  # q, k and v share their moments: invert once
+        for name in inside:
+            shared = moments[name]
+            if id(shared) not in computed:
+                computed[id(shared)] = (
+                    input_sensitivity(shared.language.hessian, damping),
+                    input_sensitivity(shared.vision.hessian, damping),
+                )
+            found[name] = computed[id(shared)]
+    return found
+
+
+def _fisher_maps(
+    lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress
+) -> Maps:
+    """Forward once, keeping the hidden states at block boundaries; then back, one block at a time."""
+    boundaries = [list(batches)]
+    steps = 2 * len(lvlm.blocks)
+    for index in range(len(lvlm.blocks)):
+        tell("Fisher information, forward", index / steps)
+        boundaries.append(_pass(lvlm, index, boundaries[-1], [])[1])
+    gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
+    found: Maps = {}
+    for index in reversed(range(len(lvlm.blocks))):
+        tell("Fisher information, backward", 1 - (index + 1) / steps)
+        inside = {name: lvlm.linears[name] for name in names if lvlm.info[name].block == index}
+        sums = {
+            name: [torch.zeros_like(linear.weight, dtype=torch.float32) for _ in range(2)]
+            for name, linear in inside.items()
+        }
+
+        for position, batch in enumerate(boundaries[index]):
+            masks = (batch.language, batch.vision)
+
+            def add(
+                name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums
+            ) -> None:
+                for total, mask in zip(totals[name], masks, strict=True):
+                    rows = rows_of(inputs, mask, name).float().square()
+                    total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
+
+            gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
+        tokens = [sum(int(getattr(b, q).sum()) for b in batches) for q in ("language", "vision")]
+        for name, (language, vision) in sums.items():
+            found[name] = (language / max(1, tokens[0]), vision / max(1, tokens[1]))
+        boundaries.pop()
+    return {name: found[name] for name in names}
+
+
+MAPS: dict[str, Callable[[LVLM, Sequence[Batch], Sequence[str], float, Progress], Maps]] = {
+    "input": _input_maps,
+    "fisher": _fisher_maps,
+}
+
+
+def _all_maps(
+    lvlm: LVLM,
+    recipe: Recipe,
+    run: Run | None,
+    batches: Sequence[Batch],
+    names: Sequence[str],
+    given: Mapping[str, Maps],
+    tell: Progress,
+) -> Maps:
+    """The recipe's sensitivities: given, or stored in the run, or computed. A run keeps input ones too."""
+    kinds = ("input", recipe.sensitivity) if run is not None else (recipe.sensitivity,)
+    found: Maps = {}
+    for kind in dict.fromkeys(kinds):
+        found = run.sensitivities(kind) if run is not None else {}
+        if any(name not in found for name in names):
+            found = given[kind] if kind in given else MAPS[kind](lvlm, batches, names, recipe.damping, tell)
+            if any(name not in found for name in names):
+                raise SabError("The given sensitivities do not cover every linear of the recipe.")
+            if run is not None:
+                runs.store_sensitivities(run, kind, {name: found[name] for name in names})
+    return found
+
+
+def _warn_of_few_tokens(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str]) -> None:
+    widest = max(lvlm.linears[name].in_features for name in names)
+    counts = {q: sum(int(getattr(batch, q).sum()) for batch in batches) for q in ("language", "vision")}
+    for modality, tokens in counts.items():
+        if tokens < TOKENS_PER_INPUT * widest:
+            warnings.warn(
+                f"{tokens} {modality} tokens calibrate linears of up to {widest} inputs; "
+                f"at least {TOKENS_PER_INPUT * widest} are advised (more samples).",
+                stacklevel=3,
+            )
+
+
+def _pass(
+    lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str]
+) -> tuple[dict[str, _Moments], list[Batch]]:
+    """Run all batches through block `index`: moments of the named linears, and the batches after it."""
+    linears = {name: lvlm.linears[name] for name in names}
+    moments: dict[str, _Moments] = {}
+    behind = []
+    for batch in batches:
+
+        def see(together: list[str], inputs: Tensor, batch: Batch = batch) -> None:
+            leader = together[0]
+            if leader not in moments:
+                width = inputs.shape[-1]
+                fresh = _Moments(*(HessianAccumulator(width, inputs.device) for _ in range(2)))
+                moments.update(dict.fromkeys(together, fresh))
+            moments[leader].language.add(rows_of(inputs, batch.language, leader))
+            moments[leader].vision.add(rows_of(inputs, batch.vision, leader))
+
+        with torch.no_grad(), watching(linears, see):
+            behind.append(replace(batch, hidden=replay_block(lvlm, index, batch)))
+    missed = [name for name in names if name not in moments]
+    if missed:
+        raise SabError(
+            f"The linear {missed[0]} took no part in the forward pass; leave it out of the recipe."
+        )
+    return moments, behind
+
+
+def _fit(
+    lvlm: LVLM,
+    recipe: Recipe,
+    name: str,
+    moments: _Moments,
+    sensitivity: tuple[Tensor, Tensor],
+    clock: _Clock,
+) -> tuple[LinearFit, LinearReport]:
+    """Fit one linear and describe the outcome; `clock` counts it as done."""
+    weight = lvlm.linears[name].weight.detach().float()
+    language, vision = moments.language, moments.vision
+    hessian = combine(language.hessian, vision.hessian, language.tokens, vision.tokens, recipe.beta)
+    significance = significance_map(weight, sensitivity[0], sensitivity[1], recipe.thresholds)
+    settings = FitSettings(
+        iterations=recipe.iterations,
+        block_size=recipe.block_size,
+        damping=recipe.damping,
+        search=recipe.search,
+        max_salient=recipe.max_salient,
+        emphasis=recipe.emphasis,
+        compensation=recipe.compensation,
+    )
+    fit = fit_linear(weight, hessian, recipe.method, settings, significance, name)
+    bits = count_bits(fit.codes)
+    info = lvlm.info[name]
+    clock.count(name)
+    return fit, LinearReport(
+        name=name,
+        block=info.block,
+        kind=info.kind,
+        shape=(weight.shape[0], weight.shape[1]),
+        relative_loss=fit.relative_loss,
+        salient_fraction=fit.salient_fraction,
+        bits_nominal=bits.nominal,
+        bits_all_in=bits.all_in,
+        bytes=bits.bytes,
+        unimodal_ratio=significance.unimodal_ratio,
+        counts=significance.counts(),
+        seconds=fit.seconds,
+        tokens_language=language.tokens,
+        tokens_vision=vision.tokens,
+        done=clock.done,
+        total=clock.total,
+        eta_seconds=clock.eta,
+    )
+
+
+class _Clock:
+    """Counts finished linears and estimates the remaining time from the weights fitted since the start."""
+
+    def __init__(self, lvlm: LVLM, names: Sequence[str], finished: Iterable[str]) -> None:
+        self.weights = {name: lvlm.linears[name].weight.numel() for name in names}
+        self.total = len(names)
+        self.before = sum(self.weights[name] for name in finished)
+        self.counted = 0
+        self.done = len(list(finished))
+        self.started = time.perf_counter()
+
+    def count(self, name: str) -> None:
+        """`name` is fitted."""
+        self.counted += self.weights[name]
+        self.done += 1
+
+    @property
+    def share(self) -> float:
+        """Fitted share of all weights, 0 to 1."""
+        return (self.before + self.counted) / sum(self.weights.values())
+
+    @property
+    def eta(self) -> float:
+        """Seconds until the last linear, at the pace so far."""
+        left = sum(self.weights.values()) - self.before - self.counted
+        return (time.perf_counter() - self.started) * left / max(1, self.counted)
+
+
+def _chosen(lvlm: LVLM, recipe: Recipe) -> list[str]:
+    """Names to binarize, in forward order. SabError for a name the decoder does not have."""
+    if recipe.linears is None:
+        return list(lvlm.decoder_linears)
+    unknown = [name for name in recipe.linears if name not in lvlm.decoder_linears]
+    if unknown:
+        raise SabError(f"The decoder has no linear {unknown[0]!r}; see `sab.load(...).decoder_linears`.")
+    return [name for name in lvlm.decoder_linears if name in recipe.linears]
