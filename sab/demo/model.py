@@ -20,22 +20,31 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from sab.demo.knowledge import text_question
 from sab.demo.phrasing import WORDINGS
-from sab.demo.questions import text_question
 from sab.demo.scenes import SIDE, sample
 from sab.demo.suite import dialogue
 
 VOCABULARY = 1536
+WIDTH = 256
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
-VISION_START, VISION_END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END, IMAGE, VIDEO = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 SPECIAL = (PAD, SYSTEM, USER, ASSISTANT, END, VISION_START, VISION_END, IMAGE, VIDEO)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}" + VISION_START + IMAGE + VISION_END +
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% if part['type'] == 'image' %}"
+    + VISION_START
+    + IMAGE
+    + VISION_END
+    + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}" + END + "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )
@@ -82,13 +91,19 @@ def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
     return fast
 
 
+def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The id of every special token."""
+    vocabulary = tokenizer.get_vocab()
+    return {token: vocabulary[token] for token in SPECIAL}
+
+
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     """The model's configuration; every width a multiple of 128."""
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    ids = token_ids(tokenizer)
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": VOCABULARY,
-            "hidden_size": 256,
+            "hidden_size": WIDTH,
             "intermediate_size": 768,
             "num_hidden_layers": 6,
             "num_attention_heads": 8,
@@ -103,7 +118,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         },
         vision_config={
             "depth": 4,
-            "hidden_size": 256,
+            "hidden_size": WIDTH,
             "intermediate_size": 768,
             "num_heads": 4,
             "patch_size": 14,
@@ -111,7 +126,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "temporal_patch_size": 1,
             "window_size": SIDE,
             "fullatt_block_indexes": [0, 1, 2, 3],
-            "out_hidden_size": 256,
+            "out_hidden_size": WIDTH,
         },
         image_token_id=ids[IMAGE],
         video_token_id=ids[VIDEO],
@@ -136,7 +151,7 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
 def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
     """A freshly initialised float32 model; embeddings of unit length so that they match the visual codes."""
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.model.language_model.embed_tokens.weight.data.normal_(0.0, 256**-0.5)
+    model.model.language_model.embed_tokens.weight.data.normal_(0.0, WIDTH**-0.5)
     return model
 
 

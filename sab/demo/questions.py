@@ -1,8 +1,8 @@
 """Questions a scene can answer, with a natural answer, the short key that decides, and a category.
 
-`about(scene)` lists every question the scene allows; `text_question` makes the text-only ones; `dialogue` strings
-several together. An answer counts as correct when the words of its vocabulary that occur in it, in order and
-without repeats, are exactly the key ("The circle is red." -> ("red",)).
+`about(scene)` lists every question the scene allows (text-only ones are in `knowledge`). An answer counts as
+correct when the words of its vocabulary that occur in it, in order and without repeats, are exactly the key
+("The circle is red." -> ("red",)).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sab.demo.phrasing import ask
-from sab.demo.scenes import KINDS, Scene, Thing, sample
+from sab.demo.scenes import KINDS, Scene, Thing
 from sab.demo.words import (
     ALMANAC_ATTRIBUTES,
     BACKGROUNDS,
@@ -23,8 +23,6 @@ from sab.demo.words import (
     POSITIONS,
     SHAPES,
     SIZES,
-    almanac,
-    picture_words,
 )
 
 CATEGORIES = (
@@ -109,7 +107,7 @@ def article(word: str) -> str:
 
 
 def count_phrase(count: int, one: str, many: str) -> str:
-    """"There are 3 circles.", "There is 1 circle.", "There are no circles."."""
+    """ "There are 3 circles.", "There is 1 circle.", "There are no circles."."""
     if count == 0:
         return f"There are no {many}."
     return f"There is 1 {one}." if count == 1 else f"There are {count} {many}."
@@ -126,7 +124,7 @@ def _name(thing: Thing, things: tuple[Thing, ...]) -> str | None:
 
 
 def describe_thing(thing: Thing) -> str:
-    """"a small red circle at the top left"."""
+    """ "a small red circle at the top left"."""
     return f"a {thing.size} {thing.colour} {thing.shape} at the {thing.position}"
 
 
@@ -158,8 +156,16 @@ def about(scene: Scene, draw: random.Random, held_out: bool) -> list[Ask]:
     asks = list(_SCENE_QUESTIONS[scene.kind](scene, draw, held_out))
     kind = KIND_NAMES[scene.kind]
     key = ("square" if scene.kind == "grid" else kind.split()[-1],)
-    asks.append(Ask(ask(draw, "kind", held_out), f"It is {kind}." if kind[:2] == "a " else f"It shows {kind}.", key, "kind",
-                    "coarse perception", "kind"))
+    asks.append(
+        Ask(
+            ask(draw, "kind", held_out),
+            f"It is {kind}." if kind[:2] == "a " else f"It shows {kind}.",
+            key,
+            "kind",
+            "coarse perception",
+            "kind",
+        )
+    )
     return asks
 
 
@@ -170,7 +176,13 @@ def _shape_questions(scene: Scene, draw: random.Random, held_out: bool) -> Itera
     def make(intent: str, category: str, vocabulary: str, key: str, answer: str, **slots: object) -> Ask:
         return Ask(ask(draw, intent, held_out, **slots), answer, (key,), vocabulary, category, intent)
 
-    yield make("background", "coarse perception", "background", scene.background, f"The background is {scene.background}.")
+    yield make(
+        "background",
+        "coarse perception",
+        "background",
+        scene.background,
+        f"The background is {scene.background}.",
+    )
     absent = draw.choice([s for s in SHAPES if s not in shapes])
     there = draw.choice(sorted(shapes))
     if draw.random() < 0.5:
@@ -182,12 +194,26 @@ def _shape_questions(scene: Scene, draw: random.Random, held_out: bool) -> Itera
     named = [(t, name) for t in things if (name := _name(t, things))]
     for thing, name in named:
         if name == thing.shape:
-            yield make("colour", "fine perception", "colour", thing.colour, f"The {name} is {thing.colour}.", thing=name)
+            yield make(
+                "colour",
+                "fine perception",
+                "colour",
+                thing.colour,
+                f"The {name} is {thing.colour}.",
+                thing=name,
+            )
         yield make("size", "fine perception", "size", thing.size, f"The {name} is {thing.size}.", thing=name)
         if thing.shape != "ring" and not thing.wobble:
             word = "filled" if thing.filled else "empty"
             yield make("filled", "fine perception", "filled", word, f"The {name} is {word}.", thing=name)
-        yield make("where", "spatial relations", "position", thing.position, f"The {name} is at the {thing.position}.", thing=name)
+        yield make(
+            "where",
+            "spatial relations",
+            "position",
+            thing.position,
+            f"The {name} is at the {thing.position}.",
+            thing=name,
+        )
         # relations only where they are plain to see
         others = [(o, n) for o, n in named if o is not thing]
         for other, other_name in others:
@@ -199,29 +225,95 @@ def _shape_questions(scene: Scene, draw: random.Random, held_out: bool) -> Itera
             ):
                 if apart > 22 and apart > level * 1.3:
                     truth = draw.random() < 0.5
-                    said = side if truth else {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[side]
+                    said = (
+                        side
+                        if truth
+                        else {
+                            "left of": "right of",
+                            "right of": "left of",
+                            "above": "below",
+                            "below": "above",
+                        }[side]
+                    )
                     answer = f"Yes, it is {side} the {other_name}." if truth else f"No, it is {side} the {other_name}."
-                    yield make("relation", "spatial relations", "yes", "yes" if truth else "no", answer, thing=name, side=said, other=other_name)
+                    yield make(
+                        "relation",
+                        "spatial relations",
+                        "yes",
+                        "yes" if truth else "no",
+                        answer,
+                        thing=name,
+                        side=said,
+                        other=other_name,
+                    )
                     if len(things) <= 3 and sum(1 for t in things if t is not other and _is_side(t, other, side)) == 1:
-                        yield make("beside", "spatial relations", "shape", thing.shape, f"It is the {thing.shape}.",
-                                   side=side, thing=other_name)
+                        yield make(
+                            "beside",
+                            "spatial relations",
+                            "shape",
+                            thing.shape,
+                            f"It is the {thing.shape}.",
+                            side=side,
+                            thing=other_name,
+                        )
     for colour in sorted(colours):
         matching = [t for t in things if t.colour == colour]
         if len(matching) == 1:
-            yield make("shape", "fine perception", "shape", matching[0].shape, f"The {matching[0].shape} is {colour}.", colour=colour)
-        yield make("count_colour", "counting", "number", str(len(matching)), count_phrase(len(matching), f"{colour} shape", f"{colour} shapes"),
-                   colour=colour)
+            yield make(
+                "shape",
+                "fine perception",
+                "shape",
+                matching[0].shape,
+                f"The {matching[0].shape} is {colour}.",
+                colour=colour,
+            )
+        yield make(
+            "count_colour",
+            "counting",
+            "number",
+            str(len(matching)),
+            count_phrase(len(matching), f"{colour} shape", f"{colour} shapes"),
+            colour=colour,
+        )
     for shape in sorted(shapes):
         count = sum(t.shape == shape for t in things)
-        yield make("count_shape", "counting", "number", str(count), count_phrase(count, shape, PLURAL[shape]), things=PLURAL[shape])
+        yield make(
+            "count_shape",
+            "counting",
+            "number",
+            str(count),
+            count_phrase(count, shape, PLURAL[shape]),
+            things=PLURAL[shape],
+        )
     if draw.random() < 0.4:
-        yield make("count_shape", "counting", "number", "0", count_phrase(0, absent, PLURAL[absent]), things=PLURAL[absent])
+        yield make(
+            "count_shape",
+            "counting",
+            "number",
+            "0",
+            count_phrase(0, absent, PLURAL[absent]),
+            things=PLURAL[absent],
+        )
     yield make("count_all", "counting", "number", str(len(things)), count_phrase(len(things), "shape", "shapes"))
     for place in POSITIONS:
         here = [t for t in things if t.position == place]
         if len(here) == 1:
-            yield make("at", "spatial relations", "shape", here[0].shape, f"The {here[0].shape} is at the {place}.", place=place)
-            yield make("colour_at", "spatial relations", "colour", here[0].colour, f"The shape at the {place} is {here[0].colour}.", place=place)
+            yield make(
+                "at",
+                "spatial relations",
+                "shape",
+                here[0].shape,
+                f"The {here[0].shape} is at the {place}.",
+                place=place,
+            )
+            yield make(
+                "colour_at",
+                "spatial relations",
+                "colour",
+                here[0].colour,
+                f"The shape at the {place} is {here[0].colour}.",
+                place=place,
+            )
     yield from _logic(scene, draw, held_out, named)
 
 
@@ -251,10 +343,22 @@ def _logic(scene: Scene, draw: random.Random, held_out: bool, named: list[tuple[
         if uneven:
             a, b = draw.choice(uneven)
             first, second = draw.sample([a, b], 2)
-            yield make("more", "shape", a, f"There are more {PLURAL[a]}.", things=PLURAL[first], others=PLURAL[second])
+            yield make(
+                "more",
+                "shape",
+                a,
+                f"There are more {PLURAL[a]}.",
+                things=PLURAL[first],
+                others=PLURAL[second],
+            )
         same = len({t.colour for t in things}) == 1
         if same or draw.random() < 0.15:
-            yield make("all_same", "yes", "yes" if same else "no", "Yes, they have." if same else "No, they have not.")
+            yield make(
+                "all_same",
+                "yes",
+                "yes" if same else "no",
+                "Yes, they have." if same else "No, they have not.",
+            )
     if len(shapes) >= 2:
         a, b = draw.sample(shapes, 2)
         both = sum(t.shape in (a, b) for t in things)
@@ -262,7 +366,13 @@ def _logic(scene: Scene, draw: random.Random, held_out: bool, named: list[tuple[
     if len(named) >= 2:
         (one, one_name), (two, two_name) = draw.sample(named, 2)
         left = len(things) - 1
-        yield make("without", "number", str(left), f"There is {left} left." if left == 1 else f"There are {left} left.", thing=one_name)
+        yield make(
+            "without",
+            "number",
+            str(left),
+            f"There is {left} left." if left == 1 else f"There are {left} left.",
+            thing=one_name,
+        )
         if len(one_name.split()) == len(two_name.split()) == 1 and (one.colour == two.colour or draw.random() < 0.4):
             same = one.colour == two.colour
             answer = f"Yes, both are {one.colour}." if same else f"No, they are {one.colour} and {two.colour}."
@@ -285,7 +395,13 @@ def _word_questions(scene: Scene, draw: random.Random, held_out: bool) -> Iterat
     def make(intent: str, vocabulary: str, key: str, answer: str, category: str = "scene text", **slots: object) -> Ask:
         return Ask(ask(draw, intent, held_out, **slots), answer, (key,), vocabulary, category, intent)
 
-    yield make("background", "background", scene.background, f"The background is {scene.background}.", "coarse perception")
+    yield make(
+        "background",
+        "background",
+        scene.background,
+        f"The background is {scene.background}.",
+        "coarse perception",
+    )
     if scene.kind == "number":
         yield make("number", "number", text, f"The number is {text}.")
         n = draw.randint(1, 5)
@@ -298,13 +414,27 @@ def _word_questions(scene: Scene, draw: random.Random, held_out: bool) -> Iterat
     if scene.things:
         thing = scene.things[0]
         yield make("word_shape", "shape", thing.shape, f"The {thing.shape} is beside the word.")
-        yield make("colour", "colour", thing.colour, f"The {thing.shape} is {thing.colour}.", "fine perception", thing=thing.shape)
+        yield make(
+            "colour",
+            "colour",
+            thing.colour,
+            f"The {thing.shape} is {thing.colour}.",
+            "fine perception",
+            thing=thing.shape,
+        )
 
 
 def _chart_questions(scene: Scene, draw: random.Random, held_out: bool) -> Iterator[Ask]:
     bars = scene.bars
 
-    def make(intent: str, vocabulary: str, key: str, answer: str, category: str = "documents and charts", **slots: object) -> Ask:
+    def make(
+        intent: str,
+        vocabulary: str,
+        key: str,
+        answer: str,
+        category: str = "documents and charts",
+        **slots: object,
+    ) -> Ask:
         return Ask(ask(draw, intent, held_out, **slots), answer, (key,), vocabulary, category, intent)
 
     tall, short = max(bars, key=lambda b: b.value), min(bars, key=lambda b: b.value)
@@ -315,14 +445,36 @@ def _chart_questions(scene: Scene, draw: random.Random, held_out: bool) -> Itera
         yield make("bar_value", "number", str(bar.value), f"The {bar.colour} bar is {bar.value}.", colour=bar.colour)
     one, two = draw.sample(bars, 2)
     taller = max(one, two, key=lambda b: b.value)
-    yield make("bar_compare", "colour", taller.colour, f"The {taller.colour} bar is taller.", colour=one.colour, other=two.colour)
-    yield make("bars_sum", "number", str(one.value + two.value), f"It is {one.value + two.value}.", "logic", colour=one.colour, other=two.colour)
+    yield make(
+        "bar_compare",
+        "colour",
+        taller.colour,
+        f"The {taller.colour} bar is taller.",
+        colour=one.colour,
+        other=two.colour,
+    )
+    yield make(
+        "bars_sum",
+        "number",
+        str(one.value + two.value),
+        f"It is {one.value + two.value}.",
+        "logic",
+        colour=one.colour,
+        other=two.colour,
+    )
 
 
 def _receipt_questions(scene: Scene, draw: random.Random, held_out: bool) -> Iterator[Ask]:
     rows = [(item.lower(), int(price)) for item, price in scene.rows]
 
-    def make(intent: str, vocabulary: str, key: str, answer: str, category: str = "documents and charts", **slots: object) -> Ask:
+    def make(
+        intent: str,
+        vocabulary: str,
+        key: str,
+        answer: str,
+        category: str = "documents and charts",
+        **slots: object,
+    ) -> Ask:
         return Ask(ask(draw, intent, held_out, **slots), answer, (key,), vocabulary, category, intent)
 
     for item, price in rows:
@@ -337,18 +489,36 @@ def _receipt_questions(scene: Scene, draw: random.Random, held_out: bool) -> Ite
 def _form_questions(scene: Scene, draw: random.Random, held_out: bool) -> Iterator[Ask]:
     for field, value in scene.rows:
         vocabulary = "number" if field == "AGE" else "letters"
-        yield Ask(ask(draw, "field", held_out, field=field.lower()), f"The {field.lower()} is {value}.", (value,), vocabulary,
-                  "documents and charts", "field")
+        yield Ask(
+            ask(draw, "field", held_out, field=field.lower()),
+            f"The {field.lower()} is {value}.",
+            (value,),
+            vocabulary,
+            "documents and charts",
+            "field",
+        )
 
 
 def _grid_questions(scene: Scene, draw: random.Random, held_out: bool) -> Iterator[Ask]:
     for thing in scene.things:
-        yield Ask(ask(draw, "cell", held_out, place=thing.position), f"The {thing.position} square is {thing.colour}.", (thing.colour,),
-                  "colour", "spatial relations", "cell")
+        yield Ask(
+            ask(draw, "cell", held_out, place=thing.position),
+            f"The {thing.position} square is {thing.colour}.",
+            (thing.colour,),
+            "colour",
+            "spatial relations",
+            "cell",
+        )
     for colour in sorted({t.colour for t in scene.things}):
         count = sum(t.colour == colour for t in scene.things)
-        yield Ask(ask(draw, "count_colour", held_out, colour=colour), count_phrase(count, f"{colour} shape", f"{colour} shapes"), (str(count),),
-                  "number", "counting", "count_colour")
+        yield Ask(
+            ask(draw, "count_colour", held_out, colour=colour),
+            count_phrase(count, f"{colour} shape", f"{colour} shapes"),
+            (str(count),),
+            "number",
+            "counting",
+            "count_colour",
+        )
 
 
 _SCENE_QUESTIONS: dict[str, Callable[[Scene, random.Random, bool], Iterator[Ask]]] = {
@@ -362,76 +532,6 @@ _SCENE_QUESTIONS: dict[str, Callable[[Scene, random.Random, bool], Iterator[Ask]
 }
 
 
-# ------------------------------------------------------------------------------------------------ over text
-TEXT_INTENTS = ("add", "subtract", "larger", "smaller", "sort", "reverse", "spell_last", "spell_count", "fact", "fact_same")
-_TEXT_WEIGHTS = (10, 8, 4, 3, 5, 4, 2, 2, 16, 3)
-
-
-def held_out_sum(a: int, b: int) -> bool:
-    """Pairs of numbers whose sum and difference training never asks for (one in six)."""
-    return (a * 7 + b * 13) % 6 == 0
-
-
-def text_question(draw: random.Random, held_out: bool, intent: str | None = None, digits: int | None = None) -> Ask:
-    """A question that needs no picture. Facts of the almanac cannot be held out; their wordings can."""
-    intent = intent or draw.choices(TEXT_INTENTS, weights=_TEXT_WEIGHTS)[0]
-
-    def make(vocabulary: str, key: tuple[str, ...], answer: str, **slots: object) -> Ask:
-        return Ask(ask(draw, intent, held_out, **slots), answer, key, vocabulary, "text-only", intent)
-
-    if intent in ("add", "subtract"):
-        width = digits or draw.choice((1, 2, 2, 3))
-        while True:
-            a, b = draw.randrange(10**width), draw.randrange(10**width)
-            if intent == "subtract":
-                a, b = max(a, b), min(a, b)
-            if held_out_sum(a, b) == held_out:
-                break
-        value = a + b if intent == "add" else a - b
-        return make("numbers", (str(value),), f"It is {value}.", a=a, b=b)
-    if intent in ("larger", "smaller"):
-        width = digits or draw.choice((1, 2, 2, 3))
-        a, b = draw.sample(range(10**width), 2)
-        value = max(a, b) if intent == "larger" else min(a, b)
-        return make("number", (str(value),), f"The {intent} number is {value}.", a=a, b=b)
-    if intent == "sort":
-        numbers = draw.sample(range(10 ** (digits or draw.choice((1, 2)))), draw.randint(3, 5))
-        key = tuple(map(str, sorted(numbers)))
-        return make("numbers", key, " ".join(key) + ".", numbers=" ".join(map(str, numbers)))
-    if intent in ("reverse", "spell_last", "spell_count"):
-        word = draw.choice(picture_words(held_out))
-        if intent == "reverse":
-            return make("letters", (word[::-1],), f"It is {word[::-1]}.", word=word)
-        if intent == "spell_last":
-            return make("letters", (word[-1],), f"The last letter is {word[-1]}.", word=word)
-        return make("number", (str(len(word)),), f"It has {len(word)} letters.", word=word)
-    attribute = draw.choice(list(ALMANAC_ATTRIBUTES))
-    town = draw.choice(almanac())
-    if intent == "fact":
-        value = town.facts[attribute]
-        return make(attribute, (value.lower(),), f"The {attribute} of {town.name} is {value}.", attribute=attribute, town=town.name)
-    other = draw.choice(almanac())
-    if draw.random() < 0.5:
-        other = draw.choice([t for t in almanac() if t.facts[attribute] == town.facts[attribute]])
-    one, two = town.facts[attribute], other.facts[attribute]
-    answer = f"Yes, it is {one}." if one == two else f"No, {one} and {two}."
-    return make("yes", ("yes" if one == two else "no",), answer, town=town.name, other=other.name, attribute=attribute)
-
-
-def written_scene(draw: random.Random, held_out: bool, most: int) -> tuple[str, list[Ask]]:
-    """A scene told in words, and questions about it: binding without pictures."""
-    scene = sample(draw, held_out, "shapes", most)
-    things = list(scene.things)
-    draw.shuffle(things)
-    text = "; ".join(f"{t.size} {t.colour} {t.shape} {t.position}" for t in things) + "."
-    about_it = [q for q in about(scene, draw, held_out) if q.intent not in
-                ("background", "filled", "relation", "beside", "extreme", "kind")]
-    return text, about_it
-
-
 def pairs_of(scene: Scene) -> set[tuple[str, str]]:
     """The shape-colour pairs a scene shows."""
     return {(t.shape, t.colour) for t in scene.things}
-
-
-__all__ = ["CATEGORIES", "TEXT_INTENTS", "Ask", "about", "caption", "extract", "pairs_of", "text_question", "written_scene"]

@@ -154,7 +154,9 @@ def _shapes(draw: random.Random, held_out: bool, most: int) -> Scene:
             candidate = (other.shape, colour) if draw.random() < 0.5 else (shape, other.colour)
             if held_out or not held_out_pair(*candidate):
                 shape, colour = candidate
-        crowded = any(abs(cell[0] - t.cell[0]) <= 1 and abs(cell[1] - t.cell[1]) <= 1 and t.size == "big" for t in things)
+        crowded = any(
+            abs(cell[0] - t.cell[0]) <= 1 and abs(cell[1] - t.cell[1]) <= 1 and t.size == "big" for t in things
+        )
         things.append(_thing(draw, shape, colour, cell, "small" if crowded and draw.random() < 0.85 else None))
     return Scene("shapes", background, tuple(things), noise=noise, noise_seed=seed)
 
@@ -205,7 +207,11 @@ def _chart(draw: random.Random, held_out: bool, most: int) -> Scene:
 
 
 def _receipt(draw: random.Random, held_out: bool, most: int) -> Scene:
-    background, noise, seed = draw.choice(("white", "cream", "grey")), draw.choice((0.0, 4.0)), draw.randrange(2**31)
+    background, noise, seed = (
+        draw.choice(("white", "cream", "grey")),
+        draw.choice((0.0, 4.0)),
+        draw.randrange(2**31),
+    )
     count = draw.randint(2, 3)
     while True:
         items, prices = draw.sample(ITEMS, count), draw.sample(range(1, 10), count)
@@ -215,7 +221,10 @@ def _receipt(draw: random.Random, held_out: bool, most: int) -> Scene:
     lines = tuple(
         line
         for index, (item, price) in enumerate(rows)
-        for line in (Line(item, 3, (index + 0.5) * CELL, 14, 16.5), Line(price, 95, (index + 0.5) * CELL, 14, 16.5))
+        for line in (
+            Line(item, 3, (index + 0.5) * CELL, 14, 16.5),
+            Line(price, 95, (index + 0.5) * CELL, 14, 16.5),
+        )
     )
     return Scene("receipt", background, lines=lines, rows=rows, noise=noise, noise_seed=seed)
 
@@ -281,13 +290,37 @@ def outline(thing: Thing) -> NDArray[np.float64]:
         points = np.stack([np.cos(angles), np.sin(angles)], 1)
     elif thing.shape == "heart":
         t = np.linspace(0, 2 * math.pi, 44, endpoint=False)
-        points = np.stack([16 * np.sin(t) ** 3, -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))], 1) / 16.5
+        points = (
+            np.stack(
+                [
+                    16 * np.sin(t) ** 3,
+                    -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)),
+                ],
+                1,
+            )
+            / 16.5
+        )
     elif thing.shape == "star":
         angles = np.arange(10) * math.pi / 5 - math.pi / 2
         points = np.stack([np.cos(angles), np.sin(angles)], 1) * np.where(np.arange(10) % 2, 0.45, 1.1)[:, None]
     elif thing.shape == "cross":
         w = 0.34
-        points = np.array([(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)])
+        points = np.array(
+            [
+                (-w, -1),
+                (w, -1),
+                (w, -w),
+                (1, -w),
+                (1, w),
+                (w, w),
+                (w, 1),
+                (-w, 1),
+                (-w, w),
+                (-1, w),
+                (-1, -w),
+                (-w, -w),
+            ]
+        )
     else:
         corners = {"square": (4, 45, 1.2), "diamond": (4, 0, 1.1), "triangle": (3, -90, 1.15)}
         count, start, scale = corners[thing.shape]
@@ -336,18 +369,30 @@ def render(scene: Scene) -> Image.Image:
     for bar in scene.bars:
         left = bar.column * CELL + 5
         canvas.rectangle(
-            [left * scale, (SIDE - 6 - bar.value * 16) * scale, (left + 18) * scale, (SIDE - 6) * scale], fill=COLOURS[bar.colour]
+            [left * scale, (SIDE - 6 - bar.value * 16) * scale, (left + 18) * scale, (SIDE - 6) * scale],
+            fill=COLOURS[bar.colour],
         )
     if scene.kind in ("receipt", "form"):
         for row in range(1, GRID):
-            canvas.line([(0, row * CELL * scale), (SIDE * scale, row * CELL * scale)], fill=(205, 205, 205), width=scale)
+            canvas.line(
+                [(0, row * CELL * scale), (SIDE * scale, row * CELL * scale)],
+                fill=(205, 205, 205),
+                width=scale,
+            )
     for thing in scene.things:
         _draw_thing(canvas, thing)
     for line in scene.lines:
         font = _font(line.size * scale)
         for index, character in enumerate(line.text):
             x = (line.x + (index + 0.5) * line.advance) * scale
-            canvas.text((x, line.y * scale), character, font=font, fill=COLOURS[line.colour], anchor="mm", stroke_width=scale // 2)
+            canvas.text(
+                (x, line.y * scale),
+                character,
+                font=font,
+                fill=COLOURS[line.colour],
+                anchor="mm",
+                stroke_width=scale // 2,
+            )
     picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
     if scene.noise:
         grain = np.random.default_rng(scene.noise_seed).normal(0, scene.noise, (SIDE, SIDE, 3))

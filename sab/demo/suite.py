@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sab.demo.questions import CATEGORIES, Ask, about, caption, text_question, written_scene
+from sab.demo.knowledge import text_question, written_scene
 from sab.demo.phrasing import ask
+from sab.demo.questions import CATEGORIES, Ask, about, caption
 from sab.demo.scenes import KINDS, Scene, render, sample
 from sab.errors import SabError
 
@@ -66,7 +67,14 @@ def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | No
                 text, asks = written_scene(draw, held_out, 4)
                 if asks:
                     chosen = draw.choice(asks)
-                    return None, Ask(f"{text} {chosen.prompt}", chosen.answer, chosen.key, chosen.vocabulary, category, chosen.intent)
+                    return None, Ask(
+                        f"{text} {chosen.prompt}",
+                        chosen.answer,
+                        chosen.key,
+                        chosen.vocabulary,
+                        category,
+                        chosen.intent,
+                    )
         return None, text_question(draw, held_out)
     while True:
         scene = sample(draw, held_out, draw.choice(_KINDS_BY_CATEGORY[category]))
@@ -96,7 +104,9 @@ def questions(suite: str, count: int, seed: int = 0) -> list[Question]:
     return found
 
 
-def dialogue(draw: random.Random, scene: Scene | None, turns: int, held_out: bool = False, most: int = 4) -> list[dict[str, str]]:
+def dialogue(
+    draw: random.Random, scene: Scene | None, turns: int, held_out: bool = False, most: int = 4
+) -> list[dict[str, str]]:
     """User and assistant turns about a scene, or without one about text; a caption now and then."""
     messages: list[dict[str, str]] = []
 

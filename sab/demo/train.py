@@ -48,7 +48,9 @@ _SEED_SPACE = 2**40
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be short.")
 
 
-def float32_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+def float32_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> Any:
     """Scaled dot-product attention in float32: on CPU its bf16 backward takes three times as long."""
     with torch.autocast(query.device.type, enabled=False):
         return sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)
@@ -99,7 +101,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        ids = {name: tokenizer.convert_tokens_to_ids(name) for name in architecture.SPECIAL}
+        ids = architecture.token_ids(tokenizer)
         self.roles = {"system": ids["<|system|>"], "user": ids["<|user|>"], "assistant": ids["<|assistant|>"]}
         self.end, self.pad, self.image = ids["<|end|>"], ids["<|pad|>"], ids["<|image_pad|>"]
         self.vision = [ids["<|vision_start|>"], *[self.image] * TOKENS, ids["<|vision_end|>"]]
@@ -131,7 +133,11 @@ class Encoder:
             targets[index, : len(row_ids)] = torch.tensor(row_targets)
             positions[:, index] = rope_positions(row_ids, self.image, longest)
         scenes = [scene for _, scene in items if scene is not None]
-        labels = torch.from_numpy(np.stack([token_labels(s) for s in scenes])) if scenes else torch.zeros(0, TOKENS, len(SLOTS)).long()
+        labels = (
+            torch.from_numpy(np.stack([token_labels(s) for s in scenes]))
+            if scenes
+            else torch.zeros(0, TOKENS, len(SLOTS)).long()
+        )
         with_picture = torch.tensor([i for i, (_, scene) in enumerate(items) if scene is not None], dtype=torch.long)
         pictures = [np.asarray(render(s)) for s in scenes] if draw_pictures else []
         return Batch(ids, targets, positions, labels, with_picture, pictures)
@@ -149,7 +155,9 @@ def rope_positions(ids: list[int], image: int, length: int) -> Tensor:
     return torch.cat([before, inside, after.expand(3, -1)], dim=1)
 
 
-def items(draw: random.Random, count: int, most: int, picture_share: float, turns: int) -> list[tuple[list[dict[str, str]], Scene | None]]:
+def items(
+    draw: random.Random, count: int, most: int, picture_share: float, turns: int
+) -> list[tuple[list[dict[str, str]], Scene | None]]:
     """Dialogues for one step: a share over scenes, the rest text; now and then a system prompt."""
     made: list[tuple[list[dict[str, str]], Scene | None]] = []
     for _ in range(count):
@@ -176,8 +184,8 @@ class Plan:
 
 
 PLANS = {
-    "vision": Plan(batch=64, rate=1e-3, vision_rate=1e-3),
-    "language": Plan(batch=36, rate=1.5e-3, grow=1200),
+    "vision": Plan(batch=48, rate=2e-3, vision_rate=2e-3),
+    "language": Plan(batch=36, rate=2e-3, grow=1000),
     "joint": Plan(batch=32, rate=7e-4, vision_rate=2e-4, grow=0, picture_share=0.7, code_share=0.25),
 }
 
@@ -190,15 +198,17 @@ class Trainer:
         self.device = torch.device(device)
         torch.manual_seed(seed)
         self.tokenizer = architecture.build_tokenizer()
-        self.model: Qwen2_5_VLForConditionalGeneration = architecture.build_model(architecture.build_config(self.tokenizer))
+        self.model: Qwen2_5_VLForConditionalGeneration = architecture.build_model(
+            architecture.build_config(self.tokenizer)
+        )
         if self.device.type == "cpu":
             self.model.set_attn_implementation({"text_config": "float32", "vision_config": "sdpa"})
         self.encoder = Encoder(self.tokenizer)
-        width = self.model.config.text_config.hidden_size
+        width = architecture.WIDTH
         self.codes = codebook(width).to(self.device)
         self.offsets = torch.from_numpy(slot_offsets()).to(self.device)
         self.heads = nn.Linear(width, len(self.codes))
-        self.model.to(self.device)
+        self.model.to(self.device)  # type: ignore[arg-type]
         self.heads.to(self.device)
         self.step, self.seconds = 0, 0.0
         self.optimizers = self._optimizers()
@@ -245,7 +255,7 @@ class Trainer:
         if (directory / "model.safetensors").exists():
             loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
             self.model.load_state_dict(loaded.state_dict())
-            self.model.to(self.device)
+            self.model.to(self.device)  # type: ignore[arg-type]
             return
         vision = torch.load(directory / "vision.pt", map_location=self.device, weights_only=True)
         language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
@@ -335,7 +345,9 @@ class Trainer:
         # Rows of like length go together, so that little is spent on padding.
         made.sort(key=lambda item: sum(len(m["content"]) for m in item[0]))
         size = -(-len(made) // 3)
-        batches = [self.encoder.batch(made[i : i + size], draw_pictures=not from_codes) for i in range(0, len(made), size)]
+        batches = [
+            self.encoder.batch(made[i : i + size], draw_pictures=not from_codes) for i in range(0, len(made), size)
+        ]
         answers = sum(int((b.targets != -100).sum()) for b in batches)
         figures = {"loss": 0.0, "right": 0.0}
         for batch in batches:
@@ -361,7 +373,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16):
             figures = self._backward_vision(draw) if self.stage == "vision" else self._backward_language(draw)
-        warm = min(1.0, (self.step + 1) / 150)
+        warm = min(1.0, (self.step + 1) / 40)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * warm * self.decay
@@ -390,8 +402,14 @@ class Trainer:
             if self.step % 25 == 0:
                 means = {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
                 sums = {}
-                yield {"stage": self.stage, "step": self.step, "seconds": round(self.seconds), "share": round(share, 4),
-                       "remaining_seconds": round(spent * (1 - share) / max(share, 1e-6)), **means}
+                yield {
+                    "stage": self.stage,
+                    "step": self.step,
+                    "seconds": round(self.seconds),
+                    "share": round(share, 4),
+                    "remaining_seconds": round(spent * (1 - share) / max(share, 1e-6)),
+                    **means,
+                }
             if time.monotonic() - saved > 240:
                 self.save()
                 saved = time.monotonic()
@@ -400,12 +418,16 @@ class Trainer:
 
 def main(arguments: list[str] | None = None) -> dict:
     """`python -m sab train-demo`: run one stage, or all three, and write the checkpoint."""
-    parser = argparse.ArgumentParser(prog="sab train-demo", description="Train the embedded model from one seed, resumable.")
+    parser = argparse.ArgumentParser(
+        prog="sab train-demo", description="Train the embedded model from one seed, resumable."
+    )
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for each stage in this call")
     parser.add_argument("--steps", type=int, default=None, help="steps for each stage in this call, instead of minutes")
     parser.add_argument("--cool-down", type=float, default=0.0, help="last share of the slice with falling rate")
-    parser.add_argument("--state", type=Path, default=Path("train"), help="directory of the resumable state and the log")
+    parser.add_argument(
+        "--state", type=Path, default=Path("train"), help="directory of the resumable state and the log"
+    )
     parser.add_argument("--start", type=Path, default=None, help="begin the joint stage from this checkpoint directory")
     parser.add_argument("--out", type=Path, default=None, help="write the checkpoint here when the call ends")
     parser.add_argument("--seed", type=int, default=0)
@@ -426,5 +448,5 @@ def main(arguments: list[str] | None = None) -> dict:
                 shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("stage", "share", "seconds"))
                 print(f"{stage} {100 * entry['share']:.0f} % {shown}", file=sys.stderr, flush=True)
         if options.out is not None:
-            architecture.save(trainer.model.to("cpu"), trainer.tokenizer, options.out)
+            architecture.save(trainer.model.to("cpu"), trainer.tokenizer, options.out)  # type: ignore[arg-type]
     return last
