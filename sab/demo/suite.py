@@ -19,7 +19,7 @@ from sab.demo.questions import CATEGORIES, Ask, about, caption
 from sab.demo.scenes import KINDS, Scene, render, sample
 from sab.errors import SabError
 
-__all__ = ["CATEGORIES", "SUITES", "Question", "questions", "samples"]
+__all__ = ["CATEGORIES", "SUITES", "Question", "questions", "samples", "scene_questions"]
 
 # suite -> (base of its seeds, held out?); training draws its seeds below 2**40
 SUITES: dict[str, tuple[int, bool]] = {
@@ -85,8 +85,8 @@ def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | No
             return scene, draw.choice([q for q in fitting if q.intent == intent])
 
 
-def questions(suite: str, count: int, seed: int = 0) -> list[Question]:
-    """`count` questions of a suite, the categories in turn; the same seed gives the same questions.
+def scene_questions(suite: str, count: int, seed: int = 0) -> list[tuple[Scene | None, Ask]]:
+    """`count` (scene, question) pairs of a suite, the categories in turn; the same seed gives the same ones.
 
     Raises `SabError` for an unknown suite or a negative count.
     """
@@ -95,13 +95,26 @@ def questions(suite: str, count: int, seed: int = 0) -> list[Question]:
     if count < 0:
         raise SabError("The number of questions cannot be negative.")
     base, held_out = SUITES[suite]
-    found = []
-    for index in range(count):
-        draw = random.Random(base + seed * 1_000_003 + index)
-        scene, one = _one(draw, CATEGORIES[index % len(CATEGORIES)], held_out)
-        picture = render(scene) if scene else None
-        found.append(Question(picture, one.prompt, one.answer, one.key, one.vocabulary, one.category, one.intent))
-    return found
+    return [
+        _one(random.Random(base + seed * 1_000_003 + index), CATEGORIES[index % len(CATEGORIES)], held_out)
+        for index in range(count)
+    ]
+
+
+def questions(suite: str, count: int, seed: int = 0) -> list[Question]:
+    """The questions of `scene_questions` with their pictures drawn; raises what that raises."""
+    return [
+        Question(
+            render(scene) if scene else None,
+            one.prompt,
+            one.answer,
+            one.key,
+            one.vocabulary,
+            one.category,
+            one.intent,
+        )
+        for scene, one in scene_questions(suite, count, seed)
+    ]
 
 
 def dialogue(

@@ -36,7 +36,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sab.demo import model as architecture
 from sab.demo.scenes import GRID, SIDE, SLOTS, Scene, render, sample, token_labels
-from sab.demo.suite import dialogue
+from sab.demo.suite import dialogue, scene_questions
 from sab.errors import SabError
 
 TOKENS = GRID * GRID
@@ -313,20 +313,47 @@ class Trainer:
         right["distance"] = float(distance.detach())
         return total + distance, right
 
-    def language_loss(self, batch: Batch, visual: Tensor | None) -> tuple[Tensor, float]:
-        """Mean cross-entropy of the answer tokens, and the share predicted right."""
+    def _states(self, batch: Batch, visual: Tensor | None) -> Tensor:
+        """The decoder's last hidden states [B, L, width]."""
         embeds = self.model.model.language_model.embed_tokens(batch.ids.to(self.device))
         if visual is not None and len(batch.with_picture):
             mask = (batch.ids == self.encoder.image).to(self.device)
             embeds = embeds.masked_scatter(mask[..., None], visual.to(embeds.dtype))
-        states = self.model.model.language_model(
+        return self.model.model.language_model(
             inputs_embeds=embeds, position_ids=batch.positions.to(self.device), use_cache=False
         ).last_hidden_state
+
+    def language_loss(self, batch: Batch, visual: Tensor | None) -> tuple[Tensor, float]:
+        """Mean cross-entropy of the answer tokens, and the share predicted right."""
+        states = self._states(batch, visual)
         targets = batch.targets.to(self.device)[:, 1:]
         chosen = targets != -100
         scores = self.model.lm_head(states[:, :-1][chosen]).float()
         loss = F.cross_entropy(scores, targets[chosen])
         return loss, float((scores.argmax(1) == targets[chosen]).float().mean())
+
+    @torch.no_grad()
+    def check(self, suite: str, count: int) -> dict[str, float]:
+        """Share of answers predicted token by token exactly as the reference, by category (codes stand in for the
+        pictures in the language stage). Stricter than the suites' own rule, which accepts other wordings."""
+        right: dict[str, list[bool]] = {}
+        pairs = scene_questions(suite, count)
+        for start in range(0, count, 64):
+            part = pairs[start : start + 64]
+            made = [
+                ([{"role": "user", "content": a.prompt}, {"role": "assistant", "content": a.answer}], scene)
+                for scene, a in part
+            ]
+            batch = self.encoder.batch(made, draw_pictures=self.stage == "joint")
+            visual = self.see(batch.pictures) if batch.pictures else self.codes_for(batch.labels.to(self.device), 0.0)
+            states = self._states(batch, visual)
+            guesses = self.model.lm_head(states[:, :-1]).argmax(-1).cpu()
+            wanted = batch.targets[:, 1:]
+            exact = ((guesses == wanted) | (wanted == -100)).all(1)
+            for (_, one), ok in zip(part, exact.tolist(), strict=True):
+                right.setdefault(one.category, []).append(ok)
+                right.setdefault("overall", []).append(ok)
+        return {category: round(float(np.mean(values)), 3) for category, values in right.items()}
 
     # ---------------------------------------------------------------------------------------- the loop
     def _most(self) -> int:
@@ -412,6 +439,15 @@ class Trainer:
                 }
             if time.monotonic() - saved > 240:
                 self.save()
+                if self.stage != "vision":
+                    for suite in ("trained", "tuning"):
+                        yield {
+                            "stage": self.stage,
+                            "step": self.step,
+                            "share": round(share, 4),
+                            "check": suite,
+                            **self.check(suite, 320),
+                        }
                 saved = time.monotonic()
         self.save()
 
