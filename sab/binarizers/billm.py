@@ -13,24 +13,29 @@ from sab.binarizers.codes import BinaryCodes, GroupCodes
 from sab.binarizers.signs import as_float, positive, to_half
 
 
-def fit(
-    weight: Tensor, mask: Tensor, order: int, *, significance: Tensor | None = None, iterations: int = 15
-) -> GroupCodes:
-    """Codes of one group, `weight` and `mask` [n, k]; significance and iterations play no part."""
+def closed_form(weight: Tensor, mask: Tensor, order: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Sign bits [n, k] and row scales [n] per order, and the row means [n] summed over the orders."""
     size = mask.sum(1).clamp_min(1)
-    rest = weight
-    mean_total = torch.zeros_like(weight[:, 0])
-    signs, scales = [], []
+    rest, mean_total = weight, weight.new_zeros(weight.shape[0])
+    signs: list[Tensor] = []
+    scales: list[Tensor] = []
     for _ in range(order):
         mean = (rest * mask).sum(1) / size
         centred = rest - mean[:, None]
         scale = (centred.abs() * mask).sum(1) / size
-        bits = positive(centred)
-        rest = centred - as_float(bits) * scale[:, None]
-        mean_total = mean_total + mean
-        signs.append(bits)
+        signs.append(positive(centred))
         scales.append(scale)
-    row_mean, row_scale = to_half(mean_total), to_half(torch.stack(scales))
+        mean_total = mean_total + mean
+        rest = centred - as_float(signs[-1]) * scale[:, None]
+    return signs, scales, mean_total
+
+
+def fit(
+    weight: Tensor, mask: Tensor, order: int, *, significance: Tensor | None = None, iterations: int = 15
+) -> GroupCodes:
+    """Codes of one group, `weight` and `mask` [n, k]; significance and iterations play no part."""
+    signs, scales, mean = closed_form(weight, mask, order)
+    row_mean, row_scale = to_half(mean), to_half(torch.stack(scales))
     remaining = weight - row_mean.float()[:, None]
     if order == 2:  # the first signs split at the first mean, as published; the last ones see stored scales
         remaining = remaining - as_float(signs[0]) * row_scale[0].float()[:, None]
