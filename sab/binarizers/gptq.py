@@ -20,7 +20,8 @@ def fit_block(method: str, weight: Tensor, context: BlockContext, bits: int) -> 
     scale, zero = grid(weight, bits)
     step = scale.float()
     factor = context.inverse_factor
-    columns = weight.T.contiguous()  # [k, n]: the walk then touches contiguous memory
+    # [k, n], so that the walk touches contiguous memory; a copy also where one row already is contiguous
+    columns = weight.T.clone(memory_format=torch.contiguous_format)
     levels = torch.empty_like(columns)
     for index in range(columns.shape[0]):
         levels[index] = nearest_levels(columns[index], step, zero, bits)

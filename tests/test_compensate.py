@@ -1,0 +1,300 @@
+"""Whole linears: compensation against linear algebra, the identities of METHOD 10, refusals."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sab.binarizers import METHODS, BlockContext, IntegerCodes, LinearCodes
+from sab.compensate import FitSettings, fit_linear, quadratic
+from sab.errors import SabError
+from sab.hessian import HessianAccumulator, dampen, input_sensitivity, inverse_factor
+from sab.significance import SignificanceMap, significance_map
+from tests import oracles
+
+SMALL = FitSettings(block_size=8)
+ALL = tuple(METHODS)
+
+
+def case(rows: int, width: int, seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, SignificanceMap]:
+    """Weight, Hessian of strongly correlated inputs, and a Fisher-like map."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator) / torch.arange(1, width + 1)[:, None]
+    inputs = torch.randn(tokens, width, generator=generator) @ mix
+    inputs = inputs + 0.05 * torch.randn(tokens, width, generator=generator)
+    accumulator = HessianAccumulator(width)
+    accumulator.add(inputs)
+    weight = torch.randn(rows, width, generator=generator)
+    language, vision = torch.rand(2, rows, width, generator=generator) ** 3
+    return weight, accumulator.hessian, significance_map(weight, language, vision)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, method: str) -> list[tuple[Tensor, LinearCodes]]:
+    """Records each block as it entered `method`, with its codes."""
+    seen: list[tuple[Tensor, LinearCodes]] = []
+    inner = METHODS[method].fit_block
+
+    def fit_block(weight: Tensor, context: BlockContext) -> LinearCodes:
+        codes = inner(weight, context)
+        seen.append((weight.clone(), codes))
+        return codes
+
+    monkeypatch.setitem(METHODS, method, dataclasses.replace(METHODS[method], fit_block=fit_block))
+    return seen
+
+
+def test_exact_compensation_is_the_argmin_over_later_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian, _ = case(5, 19)
+    seen = spied(monkeypatch, "xnor")
+    fit_linear(weight, hessian, "xnor", SMALL)
+    damped = dampen(hessian).hessian.double().numpy()
+    expected = weight.double().numpy()
+    assert [entered.shape[1] for entered, _ in seen] == [8, 8, 3]
+    for index, (entered, codes) in enumerate(seen):
+        np.testing.assert_allclose(entered.numpy(), expected[:, : entered.shape[1]], atol=2e-3)
+        if index == len(seen) - 1:
+            break
+        # solved directly from the remaining Hessian, with no factor of the inverse in sight
+        error = (entered - codes.dense()).double().numpy()
+        rest = damped[8 * index :, 8 * index :]
+        # what earlier blocks fixed enters through the columns themselves, already compensated
+        expected = expected[:, 8:] + oracles.best_later_columns(error, rest)
+
+
+def test_no_change_of_later_columns_lowers_the_loss_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian, _ = case(4, 16)
+    seen = spied(monkeypatch, "billm")
+    fit_linear(weight, hessian, "billm", SMALL)
+    (_, first), (second, _) = seen
+    damped = dampen(hessian).hessian
+
+    def loss(later: Tensor) -> float:
+        return quadratic(weight - torch.cat([first.dense(), later], 1), damped)
+
+    best = loss(second)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-2, 1e-1, 1.0):
+        for _ in range(20):
+            assert loss(second + size * torch.randn(4, 8, generator=generator)) >= best * (1 - 1e-5)
+    assert loss(weight[:, 8:]) > 1.05 * best
+
+
+def test_lineage_compensation_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian, _ = case(4, 16)
+    seen = spied(monkeypatch, "billm")
+    fit_linear(weight, hessian, "billm", dataclasses.replace(SMALL, compensation="lineage"))
+    (entered, codes), (second, _) = seen
+    factor = inverse_factor(dampen(hessian).hessian).double().numpy()
+    error = (entered - codes.dense()).double().numpy()
+    expected = weight[:, 8:].double().numpy()
+    for i in range(4):
+        for later in range(8):
+            for j in range(8):
+                expected[i, later] -= error[i, j] / factor[j, j] * factor[j, 8 + later]
+    np.testing.assert_allclose(second.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_without_correlation_compensation_changes_nothing(method: str) -> None:
+    weight, hessian, found = case(6, 20)
+    diagonal = torch.diag(hessian.diagonal())
+    fits = [
+        fit_linear(weight, diagonal, method, dataclasses.replace(SMALL, compensation=form), found)
+        for form in ("none", "lineage", "exact")
+    ]
+    assert torch.equal(fits[0].weight, fits[1].weight)
+    assert torch.equal(fits[0].weight, fits[2].weight)
+
+
+@pytest.mark.parametrize("method", [name for name in ALL if not name.startswith("rtn")])
+def test_on_correlated_inputs_compensation_pays(method: str) -> None:
+    weight, hessian, found = case(64, 96, tokens=2000)
+    none, lineage, exact = (
+        fit_linear(weight, hessian, method, FitSettings(block_size=32, compensation=form), found).relative_loss
+        for form in ("none", "lineage", "exact")
+    )
+    if method.startswith("gptq"):
+        assert exact == lineage < none
+    else:
+        assert exact < 0.9 * none
+        assert lineage < none
+
+
+def test_rounding_to_nearest_ignores_the_hessian() -> None:
+    weight, hessian, _ = case(6, 20)
+    for bits in (2, 3, 4):
+        one = fit_linear(weight, hessian, f"rtn{bits}", SMALL)
+        two = fit_linear(weight, torch.eye(20), f"rtn{bits}", SMALL)
+        assert torch.equal(one.weight, two.weight)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_gptq_over_blocks_is_gptq_over_columns(bits: int) -> None:
+    """Feedback inside blocks and exact compensation between them: one walk over all columns."""
+    weight, hessian, _ = case(4, 24)
+    found = fit_linear(weight, hessian, f"gptq{bits}", FitSettings(block_size=24))
+    factor = inverse_factor(dampen(hessian).hessian).double().numpy()
+    assert isinstance(found.codes, IntegerCodes)
+    scale, zero = found.codes.scale[0].double().numpy(), found.codes.zero[0].numpy().astype(np.int64)
+    wanted = oracles.gptq_levels(weight.double().numpy(), factor, scale, zero, bits)
+    assert (found.codes.levels.numpy() == wanted).mean() > 0.97
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(ALL), st.integers(1, 5), st.integers(1, 20), st.integers(0, 999))
+def test_losses_add_up_and_the_weight_is_its_codes(method: str, rows: int, width: int, seed: int) -> None:
+    weight, hessian, found = case(rows, width, seed)
+    fitted = fit_linear(weight, hessian, method, SMALL, found)
+    assert torch.equal(fitted.weight, fitted.codes.dense())
+    assert fitted.weight.dtype == torch.float32
+    assert fitted.codes.method == method
+    assert fitted.codes.shape == (rows, width)
+    energy = quadratic(weight, hessian)
+    assert fitted.relative_loss == pytest.approx(quadratic(weight - fitted.weight, hessian) / energy)
+    assert len(fitted.block_losses) == -(-width // 8)
+    if METHODS[method].compensated:
+        damped = dampen(hessian).hessian
+        total = quadratic(weight - fitted.weight, damped) / energy
+        assert sum(fitted.block_losses) == pytest.approx(total, rel=1e-2, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(ALL), st.integers(1, 4), st.integers(2, 20), st.integers(0, 999))
+def test_dead_inputs_and_zero_rows(method: str, rows: int, width: int, seed: int) -> None:
+    weight, hessian, _ = case(rows, width, seed)
+    weight[0] = 0.0
+    weight[1:2] = 0.0 if seed % 2 else 1.0
+    dead = torch.rand(width, generator=torch.Generator().manual_seed(seed)) < 0.4
+    dead[0] = False
+    hessian[dead] = 0.0
+    hessian[:, dead] = 0.0
+    found = significance_map(weight, input_sensitivity(hessian), torch.ones(width))
+    fitted = fit_linear(weight, hessian, method, SMALL, found)
+    assert torch.isfinite(fitted.weight).all()
+    assert not fitted.weight[0].any()
+    loud = weight.clone()
+    loud[:, dead] = 1e4  # weights of dead inputs are 0 before fitting, whatever they were
+    again = fit_linear(loud, hessian, method, SMALL, found)
+    assert torch.equal(again.weight, fitted.weight)
+    if not bool(weight.any()):
+        assert fitted.relative_loss == 0.0
+
+
+def test_r_of_one_half_makes_sab_equal_to_its_control() -> None:
+    weight, hessian, found = case(16, 40)
+    neutral = dataclasses.replace(found, weighting=torch.ones_like(weight), unimodal_ratio=0.5)
+    control = fit_linear(weight, hessian, "arb-rc-cgb", SMALL)
+    assert torch.equal(fit_linear(weight, hessian, "sab", SMALL, neutral).weight, control.weight)
+    assert not torch.equal(fit_linear(weight, hessian, "sab", SMALL, found).weight, control.weight)
+    scaled = dataclasses.replace(found, weighting=8 * found.weighting)
+    one, two = (fit_linear(weight, hessian, "sab", SMALL, each).weight for each in (found, scaled))
+    assert torch.equal(one, two)
+
+
+def test_weighting_lowers_the_weighted_error_of_what_it_protects() -> None:
+    weight, _, _ = case(64, 128)
+    lam = torch.full_like(weight, 0.2)
+    lam[:, ::2] = 3.0
+    plain = significance_map(weight, torch.ones(128), torch.ones(128))
+    skewed = dataclasses.replace(plain, weighting=lam)
+    flat = fit_linear(weight, torch.eye(128), "sab", significance=plain).weight
+    kept = fit_linear(weight, torch.eye(128), "sab", significance=skewed).weight
+    assert (lam * (weight - kept)).square().sum() < (lam * (weight - flat)).square().sum()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_permuting_rows_and_scaling(method: str) -> None:
+    weight, hessian, found = case(16, 24)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    moved = dataclasses.replace(found, weighting=found.weighting[order])
+    one = fit_linear(weight, hessian, method, SMALL, found).weight
+    two = fit_linear(weight[order], hessian, method, SMALL, moved).weight
+    torch.testing.assert_close(one[order], two, rtol=3e-3, atol=3e-3)
+    double = fit_linear(2 * weight, hessian, method, SMALL, found).weight
+    torch.testing.assert_close(double, 2 * one, rtol=0, atol=1e-5)
+    assert torch.equal(one, fit_linear(weight, hessian, method, SMALL, found).weight)  # bit for bit
+
+
+def test_methods_rank_as_expected_and_four_bits_are_nearly_lossless() -> None:
+    weight, hessian, found = case(64, 256, tokens=4000)
+    loss = {name: fit_linear(weight, hessian, name, significance=found).relative_loss for name in ALL}
+    assert loss["xnor"] > loss["billm"] > loss["arb"] > loss["arb-rc-cgb"]
+    assert loss["arb-rc"] > loss["arb-rc-cgb"]
+    assert loss["gptq2"] > loss["gptq3"] > loss["gptq4"]
+    for bits in (2, 3, 4):
+        assert loss[f"gptq{bits}"] < loss[f"rtn{bits}"]
+    assert loss["gptq4"] < 0.02
+
+
+def test_settings_are_used() -> None:
+    weight, hessian, found = case(16, 40)
+
+    def fitted(**changes: Any) -> Tensor:
+        return fit_linear(weight, hessian, "sab", dataclasses.replace(SMALL, **changes), found).weight
+
+    plain = fitted()
+    for changes in (
+        {"iterations": 1},
+        {"block_size": 16},
+        {"damping": 0.5},
+        {"max_salient": 1},
+        {"emphasis": "ramp"},
+        {"compensation": "none"},
+    ):
+        assert not torch.equal(fitted(**changes), plain), changes
+    none = fit_linear(weight, hessian, "sab", dataclasses.replace(SMALL, max_salient=0), found)
+    assert none.salient_fraction == 0.0
+
+
+def test_a_stubborn_hessian_reports_the_damping_it_took() -> None:
+    weight, _, _ = case(4, 3)
+    hessian = torch.tensor([[1.0, 1.05, 0.0], [1.05, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert fit_linear(weight, hessian, "xnor").damping_used == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": -1}, "iterations"),
+        ({"iterations": True}, "iterations"),
+        ({"iterations": 1.5}, "iterations"),
+        ({"block_size": 12}, "multiple of 8"),
+        ({"max_salient": -1}, "max_salient"),
+        ({"damping": float("nan")}, "damping"),
+        ({"damping": "a"}, "damping"),
+        ({"search": "guess"}, "search"),
+        ({"emphasis": "loud"}, "emphasis"),
+        ({"compensation": "full"}, "compensation"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    weight, hessian, _ = case(2, 8)
+    with pytest.raises(SabError, match=message):
+        fit_linear(weight, hessian, "xnor", dataclasses.replace(SMALL, **changes))
+
+
+def test_bad_input_is_refused_by_name() -> None:
+    weight, hessian, found = case(4, 8)
+    nan = weight.clone()
+    nan[1, 2] = float("nan")
+    upper = hessian.clone()
+    upper[0, 5] = float("nan")
+    for bad_weight, bad_hessian, method, message in (
+        (nan, hessian, "xnor", "layer.q: the weight holds NaN"),
+        (weight * 1e6, hessian, "xnor", "layer.q: .*float16"),
+        (weight, upper, "xnor", "layer.q: .*NaN"),
+        (weight, hessian[:4, :4], "xnor", "layer.q: the Hessian is"),
+        (weight, torch.zeros(8, 8), "xnor", "layer.q: no calibration token"),
+        (weight[0], hessian, "xnor", "layer.q: a weight must be a matrix"),
+        (weight, hessian, "sab", "layer.q: sab needs a significance map"),
+        (weight, hessian, "best", "unknown method 'best'.*sab"),
+    ):
+        with pytest.raises(SabError, match=message):
+            fit_linear(bad_weight, bad_hessian, method, name="layer.q")
+    with pytest.raises(SabError, match=r"layer\.q: the significance map"):
+        fit_linear(weight[:2], hessian, "sab", significance=found, name="layer.q")
