@@ -57,6 +57,13 @@ def test_wordings_are_disjoint_and_all_intents_have_both():
         assert not set(wordings(intent, True)) & set(wordings(intent, False))
 
 
+def test_held_out_wordings_use_only_words_that_training_uses():
+    def vocabulary(held_out: bool) -> set[str]:
+        return {word for i in WORDINGS for w in wordings(i, held_out) for word in re.findall(r"[A-Za-z]+", w)}
+
+    assert vocabulary(True) <= vocabulary(False)
+
+
 def test_sums_asked_in_training_are_never_held_out_ones():
     draw = random.Random(0)
     for held_out in (False, True):

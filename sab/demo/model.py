@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from sab.demo.knowledge import text_question
-from sab.demo.phrasing import WORDINGS
+from sab.demo.phrasing import WORDINGS, loosen
 from sab.demo.scenes import SIDE, sample
 from sab.demo.suite import dialogue
 
@@ -57,9 +57,12 @@ def _corpus(seed: int, count: int) -> Iterator[str]:
     draw = random.Random(seed)
     for index in range(count):
         scene = sample(draw, False) if index % 2 else None
-        yield " ".join(message["content"] for message in dialogue(draw, scene, 4))
+        for message in dialogue(draw, scene, 4):
+            yield message["content"]
+            if message["role"] == "user" and index % 3 == 0:
+                yield loosen(draw, message["content"])
     for intent, variants in WORDINGS.items():
-        yield f"{intent} " + " ".join(variants)
+        yield f"{intent} " + " ".join(variants[:-1])
     for _ in range(count):
         yield text_question(draw, False).answer
 

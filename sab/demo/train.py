@@ -35,6 +35,7 @@ from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VL
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sab.demo import model as architecture
+from sab.demo.phrasing import loosen
 from sab.demo.scenes import GRID, SIDE, SLOTS, Scene, render, sample, token_labels
 from sab.demo.suite import dialogue, scene_questions
 from sab.errors import SabError
@@ -42,9 +43,7 @@ from sab.errors import SabError
 TOKENS = GRID * GRID
 STAGES = ("vision", "language", "joint")
 CODEBOOK_SEED = 11
-# Training draws scene seeds below this; the suites use seeds from 2**44 on.
-_SEED_SPACE = 2**40
-# Arithmetic and facts are what the text stage must memorise or compute; pictures carry the rest.
+LOOSE = 0.3  # share of questions put loosely (`phrasing.loosen`)
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be short.")
 
 
@@ -163,6 +162,9 @@ def items(
     for _ in range(count):
         scene = sample(draw, False, most=most) if draw.random() < picture_share else None
         messages = dialogue(draw, scene, turns, most=most)
+        for message in messages:
+            if message["role"] == "user" and draw.random() < LOOSE:
+                message["content"] = loosen(draw, message["content"])
         if draw.random() < 0.05:
             messages.insert(0, {"role": "system", "content": draw.choice(SYSTEM_PROMPTS)})
         made.append((messages, scene))
