@@ -435,26 +435,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 
 # Words a hurried person leaves out; training leaves them out now and then, so that the question may be put loosely.
 _SMALL_WORDS = (*"is the of a does do there have".split(), *"are you it that in what which me tell".split())
-    [
-        "is",
-        "the",
-        "of",
-        "a",
-        "does",
-        "do",
-        "there",
-        "have",
-        "are",
-        "you",
-        "it",
-        "that",
-        "in",
-        "what",
-        "which",
-        "me",
-        "tell",
-    ]
-)
 
 
 def wordings(intent: str, held_out: bool) -> tuple[str, ...]:
