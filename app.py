@@ -34,7 +34,6 @@ def main(arguments: list[str]) -> int:
         store = Store(options.model, options.runs)
         blocks = shell.page(store)
         blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
-        store.load_in_background()
         _, url, _ = blocks.launch(
             server_name=options.host,
             server_port=options.port,
@@ -45,6 +44,7 @@ def main(arguments: list[str]) -> int:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     print(f"SAB Lens: {url}", flush=True)
+    store.load_in_background()
     blocks.block_thread()
     return 0
 

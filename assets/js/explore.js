@@ -147,7 +147,6 @@
     /* ---- skeleton ---- */
 
     build() {
-      const state = lens.state;
       this.quantity = make("select", { class: "sab-field", "aria-label": "Colour the grid by", onchange: () => lens.update({ colour: this.quantity.value }) });
       this.quantityNote = make("p", { class: "sab-note" }, "\u00a0");
       this.grid = make("div", { class: "sab-plot sab-grid sab-loading" });
@@ -238,14 +237,14 @@
           make("i", { class: "sab-line", style: "background: var(--sab-muted)" }), "difference"));
       this.weightCard = make("section", { class: "sab-card sab-weight" },
         make("header", {}, make("h2", {}, "One weight")),
-        this.weightBody = make("div", {}, make("p", { class: "sab-note" }, "Point at a map, or tap a cell to keep it here.")));
+        this.weightLead = make("p", { class: "sab-note" }, "\u00a0"),
+        this.weightBody = make("div", {}));
 
-      this.body = make("div", { class: "sab-explore-body" },
-        make("div", { class: "sab-top" }, gridCard, depthCard),
-        make("section", { class: "sab-card sab-layer", id: "sab-layer" }, head, this.notice,
-          make("div", { class: "sab-layer-body" }, side,
-            make("div", { class: "sab-layer-main" }, tools, this.layerProblem, this.mapHost))),
+      this.layerBody = make("div", { class: "sab-layer-stack" },
+        make("section", { class: "sab-card sab-layer", id: "sab-layer" }, head, this.notice, this.layerProblem,
+          make("div", { class: "sab-layer-body" }, side, make("div", { class: "sab-layer-main" }, tools, this.mapHost))),
         make("div", { class: "sab-bottom" }, densityCard, this.weightCard));
+      this.body = make("div", { class: "sab-explore-body" }, make("div", { class: "sab-top" }, gridCard, depthCard), this.layerBody);
       this.root.replaceChildren(this.problem, this.body);
 
       this.tip = make("div", { class: "sab-tip", hidden: true });
@@ -264,7 +263,6 @@
       this.drawChips();
       this.maps.show(this.views);
       this.drawSliders();
-      void state;
     }
 
     segment(choices, name, titles) {
@@ -408,7 +406,7 @@
       if (number !== this.layerNumber) return;
       this.opening = false;
       if (answer.error) { this.failLayer(answer.error); return; }
-      this.mapHost.hidden = false;
+      this.layerBody.classList.remove("failed");
       this.layer = answer;
       this.layer.columnRatio = decodeBase64(answer.column_ratio, Float32Array);
       this.layer.rowRatio = decodeBase64(answer.row_ratio, Float32Array);
@@ -421,6 +419,7 @@
       if (!keepMaps) await this.maps.open(answer, answer.exact.boundaries, this.integration(answer.exact));
       else this.maps.recut(answer.exact.boundaries, this.integration(answer.exact));
       this.lastOpen = performance.now() - started;
+      if (!keepMaps && number === this.layerNumber && this.maps.base) this.showStrongest();
       const Plotly = await lens.plotly().catch(() => null);
       if (!Plotly || number !== this.layerNumber) return;
       this.density.classList.remove("sab-loading");
@@ -432,6 +431,8 @@
 
     failLayer(sentence) {
       this.maps.loading(false);
+      this.layerBody.classList.add("failed");
+      this.layer = this.bins = null;
       this.layerProblem.hidden = false;
       this.layerProblem.replaceChildren(this.failure(sentence, () => this.openLayer({})));
     }
@@ -442,6 +443,7 @@
 
     drawTitle() {
       const here = this.linears?.find(({ name }) => name === lens.state.linear);
+      document.title = here ? `Block ${here.block} · ${here.kind} · SAB Lens` : "SAB Lens";
       this.title.textContent = here ? `Block ${here.block} · ${here.kind}` : lens.state.linear;
       const parts = here ? [`${here.shape[0]} outputs × ${here.shape[1]} inputs`] : [];
       const report = this.layer?.report;
@@ -583,10 +585,18 @@
       this.poolNote.textContent = `${rows} × ${columns} · ${how}`;
     }
 
+    /** The card about one weight is never empty: it begins with the layer's strongest. */
+    showStrongest() {
+      const cell = this.maps.strongest();
+      if (cell) this.hover(cell, null);
+      this.weightLead.textContent = "The most significant weight of this layer. Point at a map for another, tap a cell to keep it.";
+    }
+
     hover(cell, point) {
       clearTimeout(this.detailTimer);
       if (!cell) { this.tip.hidden = true; return; }
       const body = this.describe(cell);
+      this.weightLead.textContent = this.maps.pinned ? "Kept: tap the cell again, or press Esc, to let go." : "Tap a cell to keep it here.";
       this.weightBody.replaceChildren(...body.map((node) => node.cloneNode(true)));
       this.tip.hidden = !point;
       if (point) {
@@ -604,7 +614,8 @@
         if (this.details.size > 500) this.details.clear();
         this.details.set(key, found);
         const now = this.maps.hovered || this.maps.pinned;
-        if (now && now.weightRow === cell.weightRow && now.weightColumn === cell.weightColumn) this.hover(now, this.tip.hidden ? null : point);
+        if (!now && !point) this.showStrongest();
+        else if (now && now.weightRow === cell.weightRow && now.weightColumn === cell.weightColumn) this.hover(now, this.tip.hidden ? null : point);
       }, 70);
     }
 
@@ -620,7 +631,7 @@
       if (found) {
         terms.push(["W", signed(found.weight)]);
         if (found.binarized !== undefined) {
-          terms.push(["Ŵ", signed(found.binarized)], ["error", signed(found.error)]);
+          terms.push(["Ŵ", signed(found.binarized)], ["W − Ŵ", signed(found.lost)]);
           terms.push(found.integer ? ["code", String(found.code)]
             : ["bit", `${found.code > 0 ? "+1" : "−1"}${found.two_bits ? " and a second one" : ""}`]);
           if (!found.integer && !found.two_bits) terms.push(["scale", number(Math.abs(found.binarized))]);

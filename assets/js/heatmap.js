@@ -9,7 +9,8 @@
   "use strict";
   if (window.SabHeatmaps) return;
 
-  const AXIS = { left: 38, bottom: 20, top: 2, right: 2 };
+  const AXIS = { left: 34, bottom: 20, top: 2, right: 2 }; // room around a plot, in CSS pixels
+  const NARROW = { panel: 220, left: 25 };
   const TABLE = 4096; // steps of the tables over code differences
   const ROOT = Math.SQRT2;
 
@@ -18,7 +19,7 @@
     vision: { title: "Vision-only", about: "S̄ vision of vision-only weights; the rest faint", low: "low S̄", high: "high" },
     cross: { title: "Cross-modal", about: "the larger S̄ of cross-modal weights; the rest faint", low: "low S̄", high: "high" },
     partition: { title: "Partition", about: "the class of every weight", low: "", high: "" },
-    sparsity: { title: "Sparsity ρ", about: "0: both modalities alike; 1: one alone drives the weight", low: "0 · shared", high: "1 · one modality" },
+    sparsity: { title: "Sparsity ρ", about: "0: both modalities alike; 1: one alone drives the weight", low: "0 · shared", high: "" },
     weighting: { title: "Weighting Λ", about: "how much the error of a weight counts when signs and scales are fitted; mean 1", low: "", high: "" },
     weight: { title: "W", about: "full-precision value", low: "", high: "", fields: ["weight"] },
     binarized: { title: "Ŵ", about: "value after binarization", low: "", high: "", fields: ["binarized"] },
@@ -153,9 +154,10 @@
       const tile = await this.fetchTile([0, 0, shape[0], shape[1]], this.fields());
       if (generation !== this.generation || !tile) return;
       this.base = this.unpack(tile);
+      this.tables = this.tablesOfWeighting = null; // their colours end at this layer's extremes
       this.loading(false);
       this.stale = true;
-      this.draw();
+      this.drawNow();
       if (!this.whole()) this.sharpen();
       this.onView(this.view, this.best());
     }
@@ -173,6 +175,12 @@
         const vision = b[i] ? 2 ** (low + (b[i] - 1) * step) : 0;
         difference[i] = Math.abs(language - vision);
       }
+      let widest = 0;
+      for (let i = 0; i < a.length; i++) {
+        const apart = a[i] && b[i] ? Math.abs(a[i] - b[i]) : (a[i] || b[i] ? 65535 : 0);
+        if (apart > widest) widest = apart;
+      }
+      unpacked.sparsityReach = Math.max(0.01, sparsityOf(widest * step)); // where the colours of ρ end
       unpacked.difference = difference;
       unpacked.classes = new Uint8Array(a.length);
       unpacked.images = new Map();
@@ -227,7 +235,7 @@
         intensity, faint, sparsity, neutral,
         strong: ["language", "vision", "cross"].map((name) => ramp([neither, colour(name), this.deepest(colour(name))], 256)),
         partition: ramp([neither, colour("language"), colour("vision"), colour("cross")], 4),
-        sparsityColour: Uint32Array.from(sparsity, (value) => neutral[Math.round(255 * value)]),
+        sparsityColour: Uint32Array.from(sparsity, (value) => neutral[Math.round(255 * Math.min(1, value / this.base.sparsityReach))]),
         diverging: ramp(list("diverging"), 256),
       };
     }
@@ -243,7 +251,7 @@
       const raw = (rho) => ratio * rho + (1 - ratio) * (1 - rho);
       const mean = raw(meanSparsity);
       const lambda = (rho) => (mean > 0 ? Math.max(0.01, raw(rho) / mean) : 1);
-      const reach = Math.max(Math.abs(Math.log2(lambda(0))), Math.abs(Math.log2(lambda(1))), 0.05);
+      const reach = Math.max(Math.abs(Math.log2(lambda(0))), Math.abs(Math.log2(lambda(this.base.sparsityReach))), 0.02);
       this.tablesOfWeighting = {
         lambda, reach,
         colour: Uint32Array.from(this.tables.sparsity, (rho) =>
@@ -390,7 +398,8 @@
     }
 
     plot(panel) {
-      return { x: AXIS.left, y: AXIS.top, w: Math.max(1, panel.width - AXIS.left - AXIS.right), h: Math.max(1, panel.height - AXIS.top - AXIS.bottom) };
+      const left = panel.width < NARROW.panel && this.layer.shape[0] < 1000 ? NARROW.left : AXIS.left;
+      return { x: left, y: AXIS.top, w: Math.max(1, panel.width - left - AXIS.right), h: Math.max(1, panel.height - AXIS.top - AXIS.bottom) };
     }
 
     toX(plot, column) { return plot.x + ((column - this.view.left) / (this.view.right - this.view.left)) * plot.w; }
@@ -436,6 +445,8 @@
         stops = [window.SabLens.colour("neither"), window.SabLens.colour(name), this.deepest(window.SabLens.colour(name))].join(",");
         low = this.significanceText(this.layer.range[0]);
         high = this.significanceText(this.layer.range[1]);
+      } else if (name === "sparsity") {
+        high = Number(this.base.sparsityReach.toPrecision(2)).toString();
       } else if (name === "weighting") {
         stops = window.SabLens.colour("diverging");
         low = (2 ** -this.tablesOfWeighting.reach).toFixed(2);
@@ -481,9 +492,7 @@
         context.stroke();
         context.globalAlpha = 1;
         context.lineWidth = 1.5;
-        const size = Math.max(6, x1 - x0, y1 - y0);
         context.strokeRect(x - Math.max(6, x1 - x0) / 2, y - Math.max(6, y1 - y0) / 2, Math.max(6, x1 - x0), Math.max(6, y1 - y0));
-        void size;
       }
     }
 
@@ -643,6 +652,15 @@
         language: value(a), vision: value(b), sparsity: rho, class: tile.classes[at],
         weighting: this.tablesOfWeighting ? this.tablesOfWeighting.lambda(rho) : 1,
       };
+    }
+
+    /** The cell of the layer's most significant weight. */
+    strongest() {
+      const [a, b] = this.base.codes;
+      let best = 0;
+      for (let i = 1; i < a.length; i++) if (Math.max(a[i], b[i]) > Math.max(a[best], b[best])) best = i;
+      const { row, column, columns, factor } = this.base;
+      return this.cell(row + Math.floor(best / columns) * factor, column + (best % columns) * factor);
     }
 
     hover(cell, event) {

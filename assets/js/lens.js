@@ -256,7 +256,7 @@
       lens.model = value.model;
       lens.defaults = value.defaults;
       lens.ranges = value.ranges;
-      const first = lens.state.tab === undefined;
+      const first = lens.state.tab === undefined; // then the server has just read the URL itself
       if (changed.includes("tab") && !first) move = true;
       lens.state = { ...value.selection };
       model.textContent = lens.model;
@@ -272,8 +272,8 @@
     }
 
     lens.subscribe(() => { choose.value = lens.state.run; drawFacts(); });
+    choose.replaceChildren(make("option", {}, "…"));
     watch("value", draw);
-    // The server's answer to the URL comes in a moment; without one in the URL this first state stands.
     draw();
   }
 

@@ -191,7 +191,7 @@ class ExploreData:
         if linear in run.reports:
             dense, signs, two = self._codes(run, linear)
             stored = float(dense[row, column])
-            found |= {"binarized": stored, "error": value - stored, "code": int(signs[row, column])}
+            found |= {"binarized": stored, "lost": value - stored, "code": int(signs[row, column])}
             found["integer"] = two is None
             found["two_bits"] = bool(two[column]) if two is not None else False
         return found

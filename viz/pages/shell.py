@@ -27,11 +27,11 @@ HEADER_SCRIPT = "SabLens.mountHeader({element, props, watch, send: (data) => tri
 def page(store: Store) -> gr.Blocks:
     """The whole page around a store; everything a visitor sees hangs off this."""
     gr.set_static_paths(static_paths())
-    first, message = store.resolve(Selection())
+    first = Selection()  # which runs there are is read when a visitor comes: the page must not wait for it
     with gr.Blocks(title="SAB Lens", fill_width=True, analytics_enabled=False) as blocks:
         selection = gr.State(first)
         header = gr.HTML(
-            value=header_value(store, first, message),
+            value=None,
             html_template=HEADER_TEMPLATE,
             js_on_load=HEADER_SCRIPT,
             head=script_tags(),
@@ -156,9 +156,10 @@ def gradio_theme() -> gr.themes.Base:
     }
     colours = {name: getattr(light, field) for name, field in both.items()}
     colours |= {f"{name}_dark": getattr(dark, field) for name, field in both.items()}
+    weights = (400, 700)  # gradio's semi-bold files hold only a few letters
     return gr.themes.Base(
-        font=[gr.themes.LocalFont("IBM Plex Sans"), "ui-sans-serif", "system-ui", "sans-serif"],
-        font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights), "ui-sans-serif", "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights), "ui-monospace", "monospace"],
         radius_size=gr.themes.sizes.radius_md,
     ).set(
         **colours,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sab.errors import SabError
 from viz.downsample import POOLINGS
 from viz.figures.overview import QUANTITIES
+from viz.pages.jobs import Jobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,6 +177,7 @@ class Store:
     def __init__(self, model: str | None = None, run_directories: Sequence[Path] = ()) -> None:
         self.model = model
         self.device_lock = threading.Lock()  # one forward or backward pass at a time on the device
+        self.jobs = Jobs()  # runs and evaluations that visitors have asked for
         self._run_directories = tuple(run_directories)
         self._lvlm: LVLM | None = None
         self._lvlm_lock = threading.Lock()
@@ -212,6 +214,7 @@ class Store:
 
         def load() -> None:
             try:
+                self.runs()  # first what the overview needs
                 _ = self.lvlm
             except SabError:
                 return
@@ -228,6 +231,15 @@ class Store:
                 self._runs = runs.list_runs(runs.ASSET_RUNS, *(self._run_directories or (runs.USER_RUNS,)))
                 self._runs_read = time.monotonic()
             return list(self._runs)
+
+    @property
+    def new_runs(self) -> Path:
+        """Where runs that visitors make are written."""
+        if self._run_directories:
+            return self._run_directories[0]
+        from sab import runs
+
+        return runs.USER_RUNS
 
     def run(self, run_id: str) -> Run:
         """The run of that id. Raises SabError when there is none."""
@@ -316,7 +328,8 @@ class Store:
         message = ""
         run = next((run for run in runs if run.id == selection.run), None)
         if run is None:
-            run = runs[0]
+            finished = [run for run in runs if run.finished] or runs
+            run = next((run for run in finished if run.recipe.method == "sab"), finished[0])
             if selection.run:
                 message = f"The link names a run that is not here (“{selection.run}”); this is “{run.name}”."
         names = run.names
