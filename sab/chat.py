@@ -52,6 +52,7 @@ class Decoding:
     def __init__(self, lvlm: LVLM, inputs: Inputs) -> None:
         """`inputs` as `LVLM.prepare` or `LVLM.collate` return them ([B, S], padded on the left)."""
         self.model = lvlm.model
+        self.keep_last = lvlm.keeping(1)
         self.tokens = inputs["input_ids"]
         decoder_config = lvlm.model.config.get_text_config(decoder=True)
         self.arguments: dict[str, Any] = {
@@ -70,7 +71,7 @@ class Decoding:
             self.tokens,
             next_sequence_length=1 if self.started else None,
             is_first_iteration=not self.started,
-            logits_to_keep=1,
+            **self.keep_last,
             **self.arguments,
         )
         outputs = self.model(**prepared, return_dict=True)

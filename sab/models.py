@@ -229,13 +229,16 @@ class LVLM:
             ),
         )
 
+    def keeping(self, positions: int) -> dict[str, int]:
+        """Argument that makes the model compute logits of the last positions only, where it knows how."""
+        known = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        return {"logits_to_keep": positions} if known else {}
+
     @property
     def _chat_template(self) -> Any:
         return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
 
-    def _template_length(
-        self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False
-    ) -> int:
+    def _template_length(self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False) -> int:
         if not turns:
             return 0
         encoded = self.tokenizer.apply_chat_template(
@@ -307,8 +310,7 @@ def load(
     chosen_dtype = _dtype(dtype, chosen_device)
     if not Path(source).exists() and not HUB_ID.fullmatch(source):
         raise SabError(
-            f"There is no model at {source}; "
-            "give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
+            f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
         )
     config = _read(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -388,9 +390,7 @@ def _sequence_keys(inputs: Inputs) -> set[str]:
     return {key for key, value in inputs.items() if value.shape == inputs["input_ids"].shape}
 
 
-def _conversation(
-    turns: Sequence[Message], picture: Image.Image | None, embed: bool = True
-) -> list[dict[str, Any]]:
+def _conversation(turns: Sequence[Message], picture: Image.Image | None, embed: bool = True) -> list[dict[str, Any]]:
     conversation = []
     waiting = picture is not None
     for turn in turns:
@@ -450,9 +450,7 @@ def _read(source: str, reader: Any, *arguments: Any, **options: Any) -> Any:
         return reader(*arguments, **options)
     except Exception as error:  # loaders raise a dozen kinds (OSError, JSON, safetensors, KeyError ...)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SabError(
-            f"The model {source} could not be loaded ({reason}); check the name or the folder."
-        ) from error
+        raise SabError(f"The model {source} could not be loaded ({reason}); check the name or the folder.") from error
 
 
 def _processor(source: str, config: Any, revision: str | None) -> Any:

@@ -67,13 +67,11 @@ def quantize(
     foreign or damaged directory, a full disk, and weights or activations that are not finite.
     """
     recipe.validate()
-    names = _chosen(lvlm, recipe)
+    names = chosen_linears(lvlm, recipe)
     tell = progress or (lambda stage, share: None)
     run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
     if fingerprint(lvlm.model.config, lvlm.linears.items()) != lvlm.fingerprint:
-        raise SabError(
-            "This model has been binarized before; load it afresh, or copy the full-precision one."
-        )
+        raise SabError("This model has been binarized before; load it afresh, or copy the full-precision one.")
     finished = run.reports if run is not None else {}
     yield from finished.values()
     if run is not None and run.finished:
@@ -138,9 +136,7 @@ def maps(
     return MAPS[sensitivity](lvlm, batches, names, damping, progress or (lambda stage, share: None))
 
 
-def _input_maps(
-    lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress
-) -> Maps:
+def _input_maps(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress) -> Maps:
     found: Maps = {}
     for index in range(len(lvlm.blocks)):
         inside = [name for name in names if lvlm.info[name].block == index]
@@ -158,9 +154,7 @@ def _input_maps(
     return found
 
 
-def _fisher_maps(
-    lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress
-) -> Maps:
+def _fisher_maps(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress) -> Maps:
     """Forward once, keeping the hidden states at block boundaries; then back, one block at a time."""
     boundaries = [list(batches)]
     steps = 2 * len(lvlm.blocks)
@@ -180,9 +174,7 @@ def _fisher_maps(
         for position, batch in enumerate(boundaries[index]):
             masks = (batch.language, batch.vision)
 
-            def add(
-                name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums
-            ) -> None:
+            def add(name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums) -> None:
                 for total, mask in zip(totals[name], masks, strict=True):
                     rows = rows_of(inputs, mask, name).float().square()
                     total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
@@ -258,9 +250,7 @@ def _pass(
             behind.append(replace(batch, hidden=replay_block(lvlm, index, batch)))
     missed = [name for name in names if name not in moments]
     if missed:
-        raise SabError(
-            f"The linear {missed[0]} took no part in the forward pass; leave it out of the recipe."
-        )
+        raise SabError(f"The linear {missed[0]} took no part in the forward pass; leave it out of the recipe.")
     return moments, behind
 
 
@@ -339,7 +329,7 @@ class _Clock:
         return (time.perf_counter() - self.started) * left / max(1, self.counted)
 
 
-def _chosen(lvlm: LVLM, recipe: Recipe) -> list[str]:
+def chosen_linears(lvlm: LVLM, recipe: Recipe) -> list[str]:
     """Names to binarize, in forward order. SabError for a name the decoder does not have."""
     if recipe.linears is None:
         return list(lvlm.decoder_linears)

@@ -1,0 +1,446 @@
+"""The command line: quantize, eval, compare, inspect, chat, train-demo.
+
+Human lines and progress go to stderr, one JSON object is the last line of stdout. Wrong input ends with exit
+code 2 and one sentence on stderr; an interrupt ends with 130 and says what is kept. Modules that need
+transformers are imported by the commands that use them, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from sab.errors import SabError
+
+if TYPE_CHECKING:
+    from sab.demo.suite import Question
+    from sab.evaluate import Evaluation
+    from sab.models import LVLM
+    from sab.runs import Recipe, Run
+
+SUITES = ("demo", "final", "tuning", "trained")  # demo is another name of final
+PROGRESS_SECONDS = 2.0  # between progress lines in a log
+TERMINAL_SECONDS = 0.2  # between redraws on a terminal
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are one sentence instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SabError(f"{message}; see python -m sab {self.prog.split()[-1]} --help.")
+
+
+class Progress:
+    """Percent and remaining time of one piece of work, on a terminal in place, else a line now and then."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.stage = ""
+        self.started = self.said = 0.0
+        self.first = 0.0  # share at which the stage was met: a continued run does not start at 0
+        self.width = 0
+
+    def __call__(self, stage: str, share: float, left: float | None = None) -> None:
+        """`share` in 0…1 of `stage`; `left` in seconds where the caller knows better than the clock."""
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.started, self.first, self.said = stage, now, share, 0.0
+        terminal = self.stream.isatty()
+        if share < 1 and now - self.said < (TERMINAL_SECONDS if terminal else PROGRESS_SECONDS):
+            return
+        self.said = now
+        gained = share - self.first
+        if left is None and gained > 0:
+            left = (now - self.started) * (1 - share) / gained
+        remaining = f", {left // 60:.0f}:{left % 60:02.0f} left" if left is not None and share < 1 else ""
+        line = f"{100 * share:3.0f} %  {stage}{remaining}"
+        if terminal:
+            self.stream.write("\r" + line.ljust(self.width))
+            self.width = len(line)
+        else:
+            self.stream.write(line + "\n")
+        self.stream.flush()
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        self.end()
+        self.stream.write(line + "\n")
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Leave the line that is being redrawn."""
+        if self.width:
+            self.stream.write("\n")
+            self.width = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0, 2 for wrong input, 130 when interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = _run(given)
+    except SabError as error:
+        print(f"sab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsab: stopped; a run keeps its finished linears, add --resume to continue it.", file=sys.stderr)
+        return 130
+    print(json.dumps(_jsonable(result), ensure_ascii=False, allow_nan=False))
+    return 0
+
+
+def _run(given: list[str]) -> Mapping[str, Any]:
+    if given[:1] == ["train-demo"]:  # has its own options
+        from sab.demo.train import main as train
+
+        return train(given[1:])
+    options = _parser().parse_args(given)
+    _quiet_transformers()
+    return options.run(options)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="sab", description="Binarize vision-language models and look at what it does to them.")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=Parser)
+
+    quantize = commands.add_parser("quantize", help="binarize a model and write a run")
+    quantize.set_defaults(run=_quantize)
+    _add_model(quantize, "folder or Hugging Face id; the embedded model when left out")
+    _add_recipe(quantize)
+    quantize.add_argument("--method", default="sab")
+    quantize.add_argument("--out", type=Path, required=True, help="directory of the run")
+    quantize.add_argument("--resume", action="store_true", help="continue the run in --out")
+    quantize.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+
+    evaluate = commands.add_parser("eval", help="accuracy, blank-picture control, perplexity and speed")
+    evaluate.set_defaults(run=_evaluate)
+    _add_model(evaluate, "a model, or the directory of a run; the embedded model when left out")
+    _add_suite(evaluate)
+
+    compare = commands.add_parser("compare", help="several methods on one model, as a table")
+    compare.set_defaults(run=_compare)
+    _add_model(compare, "folder or Hugging Face id; the embedded model when left out")
+    _add_recipe(compare)
+    _add_suite(compare)
+    compare.add_argument("--methods", default="full,gptq4,sab,arb-rc-cgb,billm,xnor", help="comma-separated")
+    compare.add_argument("--out", type=Path, help="keep the runs below this directory")
+
+    inspect = commands.add_parser("inspect", help="account for every stored byte of a run")
+    inspect.set_defaults(run=_inspect)
+    inspect.add_argument("directory", type=Path)
+
+    chat = commands.add_parser("chat", help="ask a model or a run about a picture")
+    chat.set_defaults(run=_chat)
+    _add_model(chat, "a model, or the directory of a run; the embedded model when left out")
+    chat.add_argument("--image", help="PNG, JPEG or WebP file")
+    chat.add_argument("--prompt", required=True)
+    chat.add_argument("--max-new-tokens", type=int, default=64)
+    chat.add_argument("--temperature", type=float, default=0.0)
+    chat.add_argument("--seed", type=int, default=0)
+
+    commands.add_parser("train-demo", help="train the embedded model (its own options: train-demo --help)")
+    return parser
+
+
+def _add_model(parser: Parser, about: str) -> None:
+    parser.add_argument("model", nargs="?", help=about)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16")
+
+
+def _add_recipe(parser: Parser) -> None:
+    parser.add_argument("--samples", type=int, default=128, help="calibration samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the calibration samples")
+    parser.add_argument("--split", default="token", help="token or corpus")
+    parser.add_argument("--sensitivity", default="input", help="input or fisher")
+    parser.add_argument("--salient-top-p", type=float, default=0.05)
+    parser.add_argument("--diff-quantile", type=float, default=0.5)
+    parser.add_argument("--sparsity-thr", type=float, default=0.005)
+    parser.add_argument("--iterations", type=int, default=15, help="alternating rounds")
+    parser.add_argument("--beta", type=float, help="weight of the vision Hessian; the token share when left out")
+    parser.add_argument("--compensation", default="exact", help="exact, lineage or none")
+    parser.add_argument("--max-salient", type=int, default=49, help="salient columns per block at most")
+    parser.add_argument("--emphasis", default="constant", help="constant or ramp")
+    parser.add_argument("--block-size", type=int, default=128)
+    parser.add_argument("--damping", type=float, default=0.01)
+    parser.add_argument("--linears", help="comma-separated names; all of the decoder when left out")
+
+
+def _add_suite(parser: Parser) -> None:
+    parser.add_argument("--suite", default="demo", choices=SUITES)
+    parser.add_argument("--limit", type=int, default=200, help="number of questions")
+    parser.add_argument("--batch-size", type=int, default=32)
+
+
+def _recipe(options: argparse.Namespace, method: str) -> Recipe:
+    from sab.runs import Recipe
+    from sab.significance import Thresholds
+
+    recipe = Recipe(
+        model=options.model,
+        method=method,
+        thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
+        sensitivity=options.sensitivity,
+        split=options.split,
+        samples=options.samples,
+        seed=options.seed,
+        iterations=options.iterations,
+        linears=tuple(options.linears.split(",")) if options.linears else None,
+        beta=options.beta,
+        compensation=options.compensation,
+        max_salient=options.max_salient,
+        emphasis=options.emphasis,
+        block_size=options.block_size,
+        damping=options.damping,
+    )
+    recipe.validate()
+    return recipe
+
+
+def _quantize(options: argparse.Namespace) -> dict[str, Any]:
+    recipe = _recipe(options, options.method)
+    if (options.out / "recipe.json").exists() and not options.resume and not options.dry_run:
+        raise SabError(f"{options.out} holds a run already; add --resume to continue it, or name another one.")
+    from sab import models
+    from sab.sequential import chosen_linears
+
+    lvlm = models.load(options.model, options.device, options.dtype)
+    names = chosen_linears(lvlm, recipe)
+    if options.dry_run:
+        weights = sum(lvlm.linears[name].weight.numel() for name in names)
+        return {"dry_run": True, "recipe": recipe.to_json(), "linears": len(names), "weights": weights}
+    progress = Progress()
+    progress.say(f"{lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
+    return _run_summary(_binarize(lvlm, recipe, options.out, progress))
+
+
+def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, **shared: Any) -> Run:
+    from sab.runs import Run
+    from sab.sequential import quantize
+
+    started = time.monotonic()
+    for report in quantize(lvlm, recipe, directory, progress=progress, **shared):
+        progress(recipe.method, report.done / report.total, report.eta_seconds)
+    run = Run.open(directory)
+    progress.say(
+        f"{recipe.method}: {run.bits_all_in:.2f} bits all-in ({run.bits_nominal:.2f} nominal), "
+        f"{run.bytes / 1e6:.2f} MB, {time.monotonic() - started:.0f} s"
+    )
+    return run
+
+
+def _run_summary(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.directory),
+        "method": run.recipe.method,
+        "linears": len(run.reports),
+        "bits_nominal": run.bits_nominal,
+        "bits_all_in": run.bits_all_in,
+        "bytes": run.bytes,
+        "seconds": run.seconds,
+        "finished": run.finished,
+    }
+
+
+def _open(options: argparse.Namespace) -> tuple[LVLM, Run | None]:
+    """The model a command names: a model, or a run's model with the run's weights."""
+    from sab import models
+    from sab.runs import Run
+
+    if options.model is None or not (Path(options.model) / "recipe.json").exists():
+        return models.load(options.model, options.device, options.dtype), None
+    run = Run.open(options.model)
+    lvlm = models.load(run.recipe.model, options.device, options.dtype)
+    run.apply(lvlm)
+    if not run.finished:
+        print(f"sab: {run.directory} is unfinished; its other linears stay in full precision.", file=sys.stderr)
+    return lvlm, run
+
+
+def _questions(options: argparse.Namespace) -> Sequence[Question]:
+    from sab.demo.suite import questions
+
+    if options.limit < 1 or options.batch_size < 1:
+        raise SabError("--limit and --batch-size must be at least 1.")
+    return questions("final" if options.suite == "demo" else options.suite, options.limit)
+
+
+def _assess(
+    lvlm: LVLM, full: LVLM | None, asked: Sequence[Question], options: argparse.Namespace, progress: Progress
+) -> tuple[dict[str, Any], Evaluation]:
+    """Accuracy, blank-picture control and, beside a full-precision model, divergence; as pages store them."""
+    from sab import evaluate
+
+    found = evaluate.evaluate(lvlm, asked, False, options.batch_size, progress)
+    blank = evaluate.evaluate(lvlm, asked, True, options.batch_size, progress)
+    figures = {**found.summary(), "blank_picture": blank.summary(), "suite": options.suite}
+    if full is not None:
+        figures["divergence"] = asdict(evaluate.divergence(full, lvlm, asked, options.batch_size, progress))
+    return figures, found
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import models
+
+    asked = _questions(options)
+    lvlm, run = _open(options)
+    full = models.load(run.recipe.model, options.device, options.dtype) if run is not None else None
+    progress = Progress()
+    figures, _ = _assess(lvlm, full, asked, options, progress)
+    progress.end()
+    for category, accuracy in figures["accuracy"].items():
+        low, high = figures["interval"][category]
+        blank = figures["blank_picture"]["accuracy"][category]
+        progress.say(
+            f"{category:22s} {100 * accuracy:5.1f} %  ({100 * low:.0f}–{100 * high:.0f})  "
+            f"n = {figures['counts'][category]:<4d} blank {100 * blank:5.1f} %"
+        )
+    if run is not None:
+        run.record_accuracy(_jsonable(figures))
+    return figures
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    from tempfile import TemporaryDirectory
+
+    from sab import calibration, models, runs, sequential
+    from sab.binarizers import METHODS
+    from sab.evaluate import agreement
+
+    methods = [method.strip() for method in options.methods.split(",") if method.strip()]
+    recipes = {method: _recipe(options, method) for method in methods if method != "full"}
+    if not methods:
+        raise SabError(f"--methods is empty; choose from full, {', '.join(METHODS)}.")
+    asked = _questions(options)
+    full = models.load(options.model, options.device, options.dtype)
+    progress = Progress()
+    figures, reference = _assess(full, None, asked, options, progress)
+    weights = sum(linear.weight.numel() for linear in full.decoder_linears.values())
+    rows = []
+    if "full" in methods:
+        bits = 16.0  # checkpoints of this kind are kept in bfloat16
+        sizes = {"bits_nominal": bits, "bits_all_in": bits, "bytes": int(weights * bits / 8)}
+        rows.append({"method": "full", "label": "Full precision", **sizes, "seconds": 0.0, **figures})
+        if options.out is not None:
+            stored = options.out / f"full-{full.fingerprint[:12]}" / "accuracy.json"
+            runs.write_json(stored, _jsonable(figures))
+    samples = calibration.embedded(options.samples, options.seed)
+    shared: dict[str, Any] = {"samples": samples}
+    if recipes:
+        shared["sensitivities"] = sequential.maps(
+            full, samples, options.sensitivity, options.split, progress, options.damping
+        )
+    with TemporaryDirectory(prefix="sab-compare-") as scratch:
+        for method, recipe in recipes.items():
+            lvlm = full.copy()
+            run = _binarize(lvlm, recipe, (options.out or Path(scratch)) / method, progress, **shared)
+            figures, found = _assess(lvlm, full, asked, options, progress)
+            run.record_accuracy(_jsonable(figures))
+            label = {"label": METHODS[method].label, "agreement": agreement(reference, found)}
+            summary = _run_summary(run)
+            rows.append({**summary, **label, **figures, "seconds": summary["seconds"]})
+    progress.end()
+    for row in rows:
+        low, high = row["interval"]["overall"]
+        kl = f"KL {row['divergence']['kl']:.3f}" if "divergence" in row else ""
+        progress.say(
+            f"{row['label']:16s} {100 * row['accuracy']['overall']:5.1f} % ({100 * low:.0f}–{100 * high:.0f})  "
+            f"{row['bits_nominal']:.2f} bits nominal, {row['bits_all_in']:.2f} all-in  {kl}"
+        )
+    return {"model": full.source, "questions": len(asked), "rows": rows}
+
+
+def _inspect(options: argparse.Namespace) -> dict[str, Any]:
+    from sab.packing import count_bits
+    from sab.runs import Run
+
+    run = Run.open(options.directory)
+    if not run.finished:
+        raise SabError(f"The run in {options.directory} is unfinished; finish it with quantize --resume.")
+    files = run.verify()
+    breakdown: dict[str, int] = {}
+    payload = 0
+    for name in run.reports:
+        counted = count_bits(run.codes(name))
+        payload += counted.bytes
+        for part, bits in counted.breakdown.items():
+            breakdown[part] = breakdown.get(part, 0) + bits
+    unlisted = {
+        path.relative_to(run.directory).as_posix(): path.stat().st_size
+        for path in sorted(run.directory.rglob("*"))
+        if path.is_file() and path.relative_to(run.directory).as_posix() not in files
+    }
+    code_files = sum(size for name, size in files.items() if name.startswith("codes/"))
+    for part, bits in sorted(breakdown.items(), key=lambda entry: -entry[1]):
+        print(f"{part:24s} {bits / 8:14,.0f} bytes", file=sys.stderr)
+    print(f"{'headers of code files':24s} {code_files - payload:14,d} bytes", file=sys.stderr)
+    return {
+        **_run_summary(run),
+        "codes": {part: bits / 8 for part, bits in breakdown.items()},
+        "code_bytes": payload,
+        "header_bytes": code_files - payload,
+        "other_bytes": sum(files.values()) - code_files + sum(unlisted.values()),
+        "total_bytes": sum(files.values()) + sum(unlisted.values()),
+        "files": files | unlisted,
+    }
+
+
+def _chat(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import chat
+
+    picture = chat.open_picture(options.image) if options.image else None
+    lvlm, _ = _open(options)
+    events = []
+    for event in chat.stream(
+        lvlm,
+        options.prompt,
+        picture,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    ):
+        print(event.text, end="", file=sys.stderr, flush=True)
+        events.append(event)
+    print(file=sys.stderr)
+    last = events[-1].seconds
+    return {
+        "answer": "".join(event.text for event in events),
+        "tokens": len(events),
+        "logprob": sum(event.logprob for event in events),
+        "first_token_seconds": events[0].seconds,
+        "tokens_per_second": len(events) / last if last else None,
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    """The same value with NaN and infinity as null, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    if issubclass(category, UserWarning) and not issubclass(category, FutureWarning | DeprecationWarning):
+        print(f"sab: {message}", file=sys.stderr)
+
+
+def _quiet_transformers() -> None:
+    """Our own lines say what matters; progress bars of weight loading would sit between them."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

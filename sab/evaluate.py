@@ -1,0 +1,229 @@
+"""What a model can do: accuracy by category with intervals, perplexity, speed, and distance to full precision.
+
+Accuracy: greedy answers, short-answer match as the question itself defines it, with Wilson 95 % intervals.
+The blank-picture control asks the same questions over a grey picture: what stays right needed no picture.
+Perplexity: exp of the mean negative log-likelihood of the reference answers' tokens (end token included) given
+picture and prompt. Divergence: mean KL(full ‖ other) of the next-token distributions at those same positions,
+with a 95 % interval over questions, and how often both prefer the same token.
+
+Questions are padded on the left into batches of similar length; cost is one prompt pass and one pass per
+generated token for each batch, and one pass for the likelihoods.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sab.capture import next_tokens
+from sab.chat import Decoding
+from sab.errors import SabError
+from sab.models import LVLM, Inputs, length_buckets
+
+Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
+BLANK = (127, 127, 127)
+MAX_NEW_TOKENS = 48
+Progress = Callable[[str, float], None]
+
+
+class Question(Protocol):
+    """What a suite has to offer (see sab.demo.suite.Question)."""
+
+    @property
+    def picture(self) -> Image.Image | None: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    def correct(self, reply: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`accuracy`, `counts` and `interval` (Wilson 95 %) by category, and under "overall"; `correct` and
+    `answers` in the order of the questions. `tokens_per_second` counts generated tokens of all rows of a
+    batch, prompt reading included.
+    """
+
+    accuracy: dict[str, float]
+    counts: dict[str, int]
+    interval: dict[str, tuple[float, float]]
+    perplexity: float
+    tokens_per_second: float
+    seconds: float
+    correct: list[bool]
+    answers: list[str]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures without the single answers, for JSON."""
+        values = asdict(self)
+        return {key: values[key] for key in values if key not in ("correct", "answers")}
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Distance of a model to the full-precision one over the tokens of the reference answers: mean KL in nats
+    with its 95 % interval (over questions), share of equal likeliest tokens, number of tokens."""
+
+    kl: float
+    interval: tuple[float, float]
+    top_agreement: float
+    tokens: int
+
+
+def evaluate(
+    lvlm: LVLM,
+    questions: Sequence[Question],
+    blank: bool = False,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Evaluation:
+    """Answer all questions greedily; `blank` greys their pictures. SabError when there are no questions."""
+    tell = progress or (lambda stage, share: None)
+    prepared = _prepared(lvlm, questions, blank)
+    answers = [""] * len(questions)
+    generated = done = 0
+    started = time.perf_counter()
+    for indices in length_buckets(prepared, batch_size):
+        rows = greedy(lvlm, lvlm.collate([prepared[index] for index in indices]), max_new_tokens)
+        for index, row in zip(indices, rows, strict=True):
+            answers[index] = lvlm.tokenizer.decode(row, skip_special_tokens=True).strip()
+        generated += sum(map(len, rows))
+        done += len(indices)
+        tell("answers", done / len(questions))
+    seconds = time.perf_counter() - started
+    losses: list[Tensor] = []
+    done = 0
+    for indices, inputs, targets in _with_answers(lvlm, prepared, questions, batch_size):
+        logprobs, kept = _answer_logprobs(lvlm, inputs, targets)
+        losses.append(-logprobs.gather(1, kept[:, None]))
+        done += len(indices)
+        tell("likelihoods", done / len(questions))
+    correct = [question.correct(answer) for question, answer in zip(questions, answers, strict=True)]
+    groups: dict[str, list[bool]] = {"overall": correct}
+    for question, right in zip(questions, correct, strict=True):
+        groups.setdefault(question.category, []).append(right)
+    return Evaluation(
+        accuracy={name: sum(group) / len(group) for name, group in groups.items()},
+        counts={name: len(group) for name, group in groups.items()},
+        interval={name: wilson(sum(group), len(group)) for name, group in groups.items()},
+        perplexity=math.exp(min(700.0, float(torch.cat(losses).mean()))),
+        tokens_per_second=generated / max(seconds, 1e-9),
+        seconds=time.perf_counter() - started,
+        correct=correct,
+        answers=answers,
+    )
+
+
+def divergence(
+    full: LVLM,
+    other: LVLM,
+    questions: Sequence[Question],
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Divergence:
+    """How far `other` is from `full` on the reference answers. Both models share one tokenizer."""
+    tell = progress or (lambda stage, share: None)
+    prepared = _prepared(full, questions, blank=False)
+    means = torch.zeros(len(questions), dtype=torch.float64)
+    agreed = tokens = done = 0
+    for indices, inputs, targets in _with_answers(full, prepared, questions, batch_size):
+        reference, _ = _answer_logprobs(full, inputs, targets)
+        compared, _ = _answer_logprobs(other, other.place(inputs), targets.to(other.device))
+        compared = compared.to(reference.device)
+        kl = (reference.exp() * (reference - compared)).sum(-1).double().cpu()  # [tokens]
+        lengths = (targets != -100).sum(-1).tolist()
+        for index, part in zip(indices, kl.split(lengths), strict=True):
+            means[index] = part.mean()
+        agreed += int((reference.argmax(-1) == compared.argmax(-1)).sum())
+        tokens += len(kl)
+        done += len(indices)
+        tell("divergence", done / len(questions))
+    mean = float(means.mean())
+    margin = Z_95 * float(means.std()) / math.sqrt(len(questions)) if len(questions) > 1 else math.inf
+    return Divergence(mean, (mean - margin, mean + margin), agreed / tokens, tokens)
+
+
+def agreement(a: Evaluation, b: Evaluation) -> float:
+    """Share of questions that two evaluations of the same questions answer with the same words."""
+    pairs = list(zip(a.answers, b.answers, strict=True))
+    return sum(left == right for left, right in pairs) / len(pairs)
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share `right / count`; SabError for count 0 (nothing was measured)."""
+    if count < 1 or not 0 <= right <= count:
+        raise SabError(f"{right} of {count} is not a share; count at least one question.")
+    share = right / count
+    spread = Z_95**2 / count
+    centre = (share + spread / 2) / (1 + spread)
+    margin = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return (centre - margin if right else 0.0), (centre + margin if right < count else 1.0)
+
+
+def greedy(lvlm: LVLM, inputs: Inputs, max_new_tokens: int = MAX_NEW_TOKENS) -> list[list[int]]:
+    """Likeliest continuation of each row ([B, S], padded on the left), up to and including its end token."""
+    decoding = Decoding(lvlm, inputs)
+    ends = torch.tensor(sorted(lvlm.end_tokens), device=lvlm.device, dtype=torch.long)
+    open_rows = torch.ones(len(inputs["input_ids"]), dtype=torch.bool, device=lvlm.device)
+    steps: list[Tensor] = []  # [B] each; -1 once a row has ended
+    chosen: Tensor | None = None
+    for _ in range(max_new_tokens):
+        chosen = decoding.step(chosen).argmax(-1)
+        steps.append(torch.where(open_rows, chosen, -1))
+        open_rows &= ~torch.isin(chosen, ends)
+        if not bool(open_rows.any()):
+            break
+    return [[token for token in row if token >= 0] for row in torch.stack(steps, 1).tolist()]
+
+
+def _prepared(lvlm: LVLM, questions: Sequence[Question], blank: bool) -> list[Inputs]:
+    if not questions:
+        raise SabError("There are no questions to evaluate on; raise the limit.")
+    rows = []
+    for question in questions:
+        picture = question.picture
+        if blank and picture is not None:
+            picture = Image.new("RGB", picture.size, BLANK)
+        rows.append(lvlm.prepare(question.prompt, picture))
+    return rows
+
+
+def _with_answers(
+    lvlm: LVLM, prepared: Sequence[Inputs], questions: Sequence[Question], batch_size: int
+) -> Iterator[tuple[list[int], Inputs, Tensor]]:
+    """Batches of prompts with reference answers: indices, inputs [B, S], targets [B, S] (−100 elsewhere)."""
+    end = lvlm.tokenizer.eos_token_id
+    rows = []
+    for row, question in zip(prepared, questions, strict=True):
+        tokens = lvlm.tokenizer(question.answer, add_special_tokens=False)["input_ids"]
+        tokens = [*tokens, *([end] if end is not None else [])]
+        extended = lvlm.extend(row, tokens)
+        answers = torch.zeros_like(extended["input_ids"], dtype=torch.bool)
+        answers[:, row["input_ids"].shape[1] :] = True
+        extended["targets"] = next_tokens(extended["input_ids"], answers)
+        rows.append(extended)
+    for indices in length_buckets(rows, batch_size):
+        inputs = lvlm.collate([rows[index] for index in indices])
+        targets = inputs.pop("targets").masked_fill(inputs["attention_mask"] == 0, -100)
+        yield indices, inputs, targets
+
+
+@torch.inference_mode()
+def _answer_logprobs(lvlm: LVLM, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [tokens, V] at the positions with a target, row by row, and the targets [tokens]."""
+    wanted = targets != -100
+    keep = int(targets.shape[1] - wanted.any(0).float().argmax())  # positions from the first target on
+    logits = lvlm.model(**lvlm.forward_arguments(inputs), **lvlm.keeping(keep)).logits[:, -keep:]
+    wanted = wanted[:, -keep:]
+    return torch.log_softmax(logits[wanted].float(), -1), targets[:, -keep:][wanted]
