@@ -169,6 +169,7 @@ def test_bad_sensitivities_are_refused() -> None:
         significance_map(weight / 0, language, vision)
 
 
+@pytest.mark.slow  # seconds and a gigabyte
 def test_more_weights_than_torch_quantile_takes() -> None:
     width = 2**24 + 8
     found = significance_map(torch.linspace(-1, 1, width)[None], torch.ones(1, width), torch.ones(width))
@@ -188,6 +189,14 @@ def test_histogram_previews_the_exact_counts(
     # a column of 150 weights shares one rho on the input side, and may lie on the threshold as a whole
     assert np.abs(counts - wanted).max() <= 0.01 * wanted.sum() + (0 if fisher else 300)
     assert ratio == pytest.approx(exact.unimodal_ratio, abs=0.02 if fisher else 0.08)
+
+
+def test_histogram_tells_the_sides_of_the_diagonal_apart() -> None:
+    """Few bins: most cells on the diagonal hold weights of both sides."""
+    thresholds = Thresholds(1.0, 0.0, 0.0)
+    exact = significance_map(*case(150, 64, 0, fisher=True), thresholds)
+    counts, _ = SignificanceHistogram.from_map(exact, bins=16).classes(thresholds)
+    assert np.abs(counts - list(exact.counts().values())).max() <= 10
 
 
 def test_histogram_of_a_map_without_signal() -> None:
