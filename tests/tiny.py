@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -26,7 +27,7 @@ TEMPLATE = (
 )
 
 
-def _processor() -> object:
+def _processor() -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -86,9 +87,14 @@ def tiny_folder() -> Path:
     return folder
 
 
+@cache
+def _loaded() -> sab_models.LVLM:
+    return sab_models.load(tiny_folder(), device="cpu")
+
+
 def tiny() -> sab_models.LVLM:
     """A fresh copy of the tiny model, float32 on the CPU."""
-    return sab_models.load(tiny_folder(), device="cpu")
+    return _loaded().copy()
 
 
 def picture(seed: int = 0, size: int = 56) -> Image.Image:
