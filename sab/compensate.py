@@ -176,7 +176,6 @@ def _check(
         raise SabError(f"{label}: {method} needs a significance map; pass one or choose arb-rc-cgb")
     if significance.weighting.shape != weight.shape:
         raise SabError(
-            f"{label}: the significance map is {tuple(significance.weighting.shape)}, "
-            f"the weight {tuple(weight.shape)}"
+            f"{label}: the significance map is {tuple(significance.weighting.shape)}, the weight {tuple(weight.shape)}"
         )
     return significance.weighting.to(weight.device)

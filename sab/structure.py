@@ -36,9 +36,7 @@ class Structure:
     group: Tensor
 
 
-def search_published(
-    weight: Tensor, inverse_factor: Tensor, max_salient: int, split_salient: bool
-) -> Structure:
+def search_published(weight: Tensor, inverse_factor: Tensor, max_salient: int, split_salient: bool) -> Structure:
     """Structure of a block `weight` [n, k], with `inverse_factor` U_bb [k, k].
 
     At least one column stays ordinary, so a block of one column has no salient one.
@@ -84,36 +82,42 @@ def _energy_per_count(saliency: Tensor, place: Tensor, sizes: Tensor) -> Tensor:
     """Energy explained by order-2 fits of the first `sizes` columns and of the rest, `[c]` float64."""
     width = saliency.shape[1]
     values, index = saliency.sort(dim=1)
-    # one sentinel in front, a member of no candidate: table[..., p] then sums the p smallest values
+    # Number and sum in one table: values are at most 1, so a unit above their sum keeps the two apart
+    # (float64: 40 bits remain for the sum). A sentinel in front, a member of no candidate, makes
+    # table[..., p] stand for the p smallest values.
+    unit = float(2 * width)
     padded = torch.nn.functional.pad(values, (1, 0))
-    places = torch.nn.functional.pad(place[index], (1, 0), value=width)
-    member = places[:, None, :] < sizes[:, None]  # [n, c, k+1]
-    sums = torch.where(member, padded[:, None, :], 0.0).cumsum(-1)
-    counts = member.to(values.dtype).cumsum(-1)
-    prefix = padded.cumsum(-1)  # [n, k+1]
+    places = torch.nn.functional.pad(place[index], (1, 0), value=width).short()
+    member = places[:, None, :] < sizes.short()[:, None]  # [n, c, k+1]
+    table = torch.where(member, (padded.double() + unit)[:, None, :], 0.0).cumsum(-1)
+    prefix = padded.double().cumsum(-1)  # [n, k+1]
+
+    def apart(entry: Tensor) -> tuple[Tensor, Tensor]:
+        number = (entry / unit).floor()
+        return entry - number * unit, number
 
     def below_inside(bound: Tensor) -> tuple[Tensor, Tensor]:
-        at = torch.searchsorted(values, bound)[..., None]
-        return sums.gather(-1, at)[..., 0], counts.gather(-1, at)[..., 0]
+        at = torch.searchsorted(values, bound.to(values.dtype))
+        return apart(table.gather(-1, at[..., None])[..., 0])
 
     def below_outside(bound: Tensor) -> tuple[Tensor, Tensor]:
-        at = torch.searchsorted(values, bound)
-        inside, members = sums.gather(-1, at[..., None])[..., 0], counts.gather(-1, at[..., None])[..., 0]
+        at = torch.searchsorted(values, bound.to(values.dtype))
+        inside, members = apart(table.gather(-1, at[..., None])[..., 0])
         return prefix.gather(-1, at) - inside, at - members
 
-    inside, members = sums[..., -1], counts[..., -1]  # [n, c]
+    inside, members = apart(table[..., -1])  # [n, c]
     outside = prefix[:, -1:] - inside
     energy = explained_energy(members, inside, below_inside, order=2)
     energy += explained_energy(width - members, outside, below_outside, order=2)
-    return energy.sum(0, dtype=torch.float64)
+    return energy.sum(0)
 
 
 def best_break_point(saliency: Tensor, order: int, zeros: int = 0) -> Tensor:
     """The scalar that splits `saliency` [n, k] best; `zeros` more zeros count in the percentiles only."""
-    values = saliency.sort(dim=1).values
+    values = saliency.sort(dim=1).values.double()
     points = _percentiles(saliency, zeros)  # [p]
     prefix = torch.nn.functional.pad(values, (1, 0)).cumsum(-1)
-    cut = torch.searchsorted(values, points.expand(len(values), -1).contiguous(), right=True)  # [n, p]
+    cut = torch.searchsorted(values, points.double().expand(len(values), -1).contiguous(), right=True)  # [n, p]
     at_cut, whole = prefix.gather(-1, cut), prefix[:, -1:]
 
     def below_low(bound: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +130,7 @@ def best_break_point(saliency: Tensor, order: int, zeros: int = 0) -> Tensor:
 
     energy = explained_energy(cut, at_cut, below_low, order)
     energy += explained_energy(values.shape[1] - cut, whole - at_cut, below_high, order)
-    return points[energy.sum(0, dtype=torch.float64).argmax()]
+    return points[energy.sum(0).argmax()]
 
 
 def explained_energy(size: Tensor, total: Tensor, below: Below, order: int) -> Tensor:

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -108,6 +108,8 @@ def test_dense_is_made_of_what_is_stored(shape: tuple[int, int, int], method: st
 
 @settings(deadline=None, max_examples=40)
 @given(SHAPES, st.sampled_from(["arb", "arb-rc", "sab"]), st.sampled_from([1, 2]))
+@example((128, 512, 0), "sab", 2)  # large enough for some weight to lie between stored and unrounded bounds
+@example((128, 512, 0), "arb", 2)
 def test_last_signs_are_nearest_at_the_stored_scales(shape: tuple[int, int, int], method: str, order: int) -> None:
     weight, mask, weighting = group_case(*shape)
     codes = METHODS[method].fit(weight, mask, order, significance=weighting)

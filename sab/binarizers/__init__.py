@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sab.binarizers import arb_rc, arb_rc_cgb, billm, gptq, rtn, sab, xnor
+from sab.binarizers import arb, arb_rc, arb_rc_cgb, billm, gptq, rtn, sab, xnor
 from sab.binarizers.block import BlockContext
 from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, LinearCodes, Round
 from sab.errors import SabError
@@ -64,6 +64,13 @@ METHODS: dict[str, Method] = {
         description="Salient columns get a second sign; the others are split by magnitude into two groups.",
         fit_block=billm.fit_block,
         fit=billm.fit,
+    ),
+    "arb": Method(
+        label="ARB",
+        description="BiLLM with mean, scale and signs refined in alternating rounds.",
+        fit_block=arb.fit_block,
+        fit=arb.fit,
+        trace=arb.trace,
     ),
     "arb-rc": Method(
         label="ARB-RC",

@@ -25,8 +25,6 @@ def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
     )
 
 
-def trace(
-    weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15
-) -> list[Round]:
+def trace(weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15) -> list[Round]:
     """States of the fit of `weight` [n, k] as one group: the start and every round."""
     return trace_scales(weight, order, None, iterations)

@@ -48,9 +48,7 @@ def fit_structured(
     ordinary_weighting = None if weighting is None else weighting[:, ~salient]
     salient_weighting = None if weighting is None else weighting[:, salient]
 
-    ordinary = [
-        fit_group(ordinary_part, mask, 1, ordinary_weighting) for mask in (~ordinary_group, ordinary_group)
-    ]
+    ordinary = [fit_group(ordinary_part, mask, 1, ordinary_weighting) for mask in (~ordinary_group, ordinary_group)]
     masks = (~salient_group, salient_group) if split_salient else (torch.ones_like(salient_group),)
     chosen = [fit_group(salient_part, mask, 2, salient_weighting) for mask in masks]
 

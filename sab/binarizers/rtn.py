@@ -34,9 +34,7 @@ def fit_block(method: str, weight: Tensor, context: BlockContext, bits: int) -> 
     return integer_block(method, levels, scale, zero, bits, context.block_size)
 
 
-def integer_block(
-    method: str, levels: Tensor, scale: Tensor, zero: Tensor, bits: int, block_size: int
-) -> IntegerCodes:
+def integer_block(method: str, levels: Tensor, scale: Tensor, zero: Tensor, bits: int, block_size: int) -> IntegerCodes:
     """Codes of one block from `levels` [n, k], `scale` [n] and `zero` [n]."""
     return IntegerCodes(
         method=method,

@@ -26,8 +26,6 @@ def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
     return fit_structured("sab", weight, context, fit_group, split_salient=True)
 
 
-def trace(
-    weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15
-) -> list[Round]:
+def trace(weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15) -> list[Round]:
     """States of the fit of `weight` [n, k] as one group under Λ: the start and every round."""
     return trace_scales(weight, order, significance, iterations)
