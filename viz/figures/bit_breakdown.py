@@ -31,11 +31,14 @@ def info(
     """`breakdowns` are stored bits by part, `weights` the number of weights they store."""
     totals: dict[str, int] = {}
     for breakdown in breakdowns:
-        for part, bits in breakdown.items():
-            totals[part] = totals.get(part, 0) + bits
+        for part, count in breakdown.items():
+            totals[part] = totals.get(part, 0) + count
     parts = tuple(sorted((part for part in totals if totals[part]), key=lambda part: -totals[part]))
     bits = np.array(
-        [[breakdown.get(part, 0) / count for part in parts] for breakdown, count in zip(breakdowns, weights, strict=True)]
+        [
+            [breakdown.get(part, 0) / count for part in parts]
+            for breakdown, count in zip(breakdowns, weights, strict=True)
+        ]
     ).reshape(len(breakdowns), len(parts))
     return BitBreakdownInfo(tuple(names), parts, bits, np.array(nominal, dtype=np.float64))
 

@@ -74,7 +74,13 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
         drawn.add_scatter(
             x=[all_in],
             y=[value],
-            error_y={"type": "data", "array": [high - value], "arrayminus": [value - low], "color": colour, "thickness": 1.5},
+            error_y={
+                "type": "data",
+                "array": [high - value],
+                "arrayminus": [value - low],
+                "color": colour,
+                "thickness": 1.5,
+            },
             mode="markers+text",
             marker={"size": 12, "color": colour},
             text=[name],

@@ -1,0 +1,171 @@
+// The two answers of each question beside each other, token by token, as they stream.
+// Props: `questions` [{text, picture}] and, per side, `left` and `right`:
+// {name, tags: [str], facts: [[label, value]], turns: [Turn]} with
+// Turn {state, message, facts, ended, tokens: [{text, prob, top: [[text, prob]]}], diverged: index | null}.
+// Words reach the page by textContent only, so nothing a visitor or a model writes is read as HTML.
+SabLens.mountConversation = ({ element, props, watch }) => {
+  const SIDES = ['left', 'right'];
+  const log = element.querySelector('.cv-log');
+  const heads = element.querySelector('.cv-heads');
+  const tip = document.createElement('div');
+  tip.className = 'cv-tip';
+  tip.setAttribute('role', 'tooltip');
+  element.querySelector('.cv').append(tip);
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    if (className) node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const side = (name) => props[name] || { name: '', tags: [], facts: [], turns: [] };
+  const percent = (share) => share >= 0.9995 ? '100 %' : share >= 0.1 ? `${(100 * share).toFixed(0)} %` : `${(100 * share).toFixed(1)} %`;
+  const visible = (text) => text === '' ? '∅' : text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣');
+
+  function facts(rows) {
+    const list = make('dl', 'cv-facts');
+    for (const [label, value] of rows || []) list.append(make('dt', '', label), make('dd', '', value));
+    return list;
+  }
+
+  function drawHeads() {
+    heads.replaceChildren(...SIDES.map((name) => {
+      const shown = side(name), head = make('div', `cv-head ${name}`);
+      const title = make('h3', '', shown.name || (name === 'left' ? 'Full precision' : 'No run chosen'));
+      const tags = make('p', 'cv-tags');
+      for (const tag of shown.tags || []) tags.append(make('span', tag === 'simulated' ? 'tag warn' : 'tag', tag));
+      head.append(title, tags, facts(shown.facts));
+      return head;
+    }));
+  }
+
+  // One answer is updated in place: tokens that are there already keep their nodes, so hovering survives streaming.
+  function drawAnswer(node, name, number) {
+    const turn = (side(name).turns || [])[number];
+    node.hidden = !turn;
+    if (!turn) return;
+    node.dataset.state = turn.state;
+    const text = node.querySelector('.cv-text');
+    while (text.childElementCount > turn.tokens.length) text.lastElementChild.remove();
+    turn.tokens.forEach((token, place) => {
+      let span = text.children[place];
+      if (!span) {
+        span = make('span', 'tok');
+        span.tabIndex = -1;
+        text.append(span);
+      }
+      if (span.textContent !== token.text) span.textContent = token.text;
+      Object.assign(span.dataset, { side: name, turn: number, place });
+      span.classList.toggle('end', Boolean(turn.ended) && place === turn.tokens.length - 1);
+      span.classList.toggle('unsure', token.prob < 0.5);
+      const first = turn.diverged === place;
+      span.classList.toggle('diverged', first);
+      span.classList.toggle('after', turn.diverged !== null && place > turn.diverged);
+      if (first) span.setAttribute('aria-label', `${token.text} (first token that differs)`); else span.removeAttribute('aria-label');
+    });
+    const message = node.querySelector('.cv-message');
+    message.textContent = turn.message || '';
+    message.classList.toggle('bad', turn.state === 'failed');
+    const shown = JSON.stringify(turn.facts || []);
+    const foot = node.querySelector('footer');
+    if (foot.dataset.shown !== shown) { foot.replaceChildren(facts(turn.facts)); foot.dataset.shown = shown; }
+  }
+
+  function section(number) {
+    const node = make('section', 'cv-turn'), question = make('div', 'cv-question'), verdict = make('p', 'cv-verdict');
+    question.append(make('p', ''));
+    node.append(question);
+    for (const name of SIDES) {
+      const answer = make('article', `cv-answer ${name}`);
+      answer.append(make('p', 'cv-text'), make('p', 'cv-message'), make('footer', ''));
+      node.append(answer);
+    }
+    verdict.setAttribute('role', 'status');
+    node.append(verdict);
+    log.append(node);
+    return node;
+  }
+
+  function verdict(number) {
+    const [left, right] = SIDES.map((name) => (side(name).turns || [])[number]);
+    if (!left || !right) return '';
+    if (left.diverged === null || left.diverged === undefined) {
+      return left.state === 'done' && right.state === 'done' ? `Both gave the same ${left.tokens.length} tokens.` : '';
+    }
+    const place = left.diverged;
+    const [first, second] = [left, right].map((turn) => turn.tokens[place] ? `“${visible(turn.tokens[place].text)}”` : 'the end');
+    return `First difference at token ${place + 1}: ${first} against ${second}.`;
+  }
+
+  function draw() {
+    const questions = props.questions || [];
+    element.querySelector('.cv').classList.toggle('empty', !questions.length);
+    drawHeads();
+    while (log.childElementCount > questions.length) log.lastElementChild.remove();
+    questions.forEach((question, number) => {
+      const node = log.children[number] || section(number), box = node.querySelector('.cv-question');
+      box.querySelector('p').textContent = question.text;
+      const old = box.querySelector('img');
+      if (question.picture && !old) {
+        const image = make('img');
+        image.src = question.picture; image.alt = 'the picture of this conversation';
+        box.prepend(image);
+      } else if (old && question.picture !== old.getAttribute('src')) {
+        if (question.picture) old.src = question.picture; else old.remove();
+      }
+      for (const name of SIDES) drawAnswer(node.querySelector(`.cv-answer.${name}`), name, number);
+      node.querySelector('.cv-verdict').textContent = verdict(number);
+    });
+  }
+
+  // --- what else could have come here
+  function candidates(name, number, place) {
+    const turn = (side(name).turns || [])[number], token = turn && turn.tokens[place];
+    const box = make('div', `cv-top ${name}`);
+    box.append(make('h4', '', side(name).name));
+    if (!token) { box.append(make('p', '', 'ended before this token')); return box; }
+    for (const [text, share] of token.top) {
+      const row = make('div', text === token.text ? 'row chosen' : 'row'), bar = make('i', 'bar');
+      bar.style.width = `${Math.max(1, 100 * share)}%`;
+      const track = make('span', 'track');
+      track.append(bar);
+      row.append(make('code', '', visible(text)), track, make('span', 'share', percent(share)));
+      box.append(row);
+    }
+    return box;
+  }
+
+  function show(span) {
+    const { side: name, turn, place } = span.dataset, number = Number(turn), at = Number(place);
+    const other = name === 'left' ? 'right' : 'left', here = (side(name).turns || [])[number];
+    if (!here || !here.tokens[at]) return;
+    // After the first difference the two models no longer see the same words, so only this side's list is shown.
+    const same = here.diverged === null || here.diverged === undefined || at <= here.diverged;
+    tip.replaceChildren(make('p', 'cv-tip-head', `Token ${at + 1}: probability ${percent(here.tokens[at].prob)}`),
+      candidates(name, number, at));
+    if (same && (side(other).turns || [])[number]) tip.append(candidates(other, number, at));
+    tip.classList.add('open');
+    const frame = element.querySelector('.cv').getBoundingClientRect(), box = span.getBoundingClientRect();
+    const left = Math.min(Math.max(4, box.left - frame.left), frame.width - tip.offsetWidth - 4);
+    const under = box.bottom - frame.top + 6;
+    const fits = box.bottom + tip.offsetHeight + 12 < window.innerHeight || box.top < tip.offsetHeight + 12;
+    tip.style.left = `${Math.max(4, left)}px`;
+    tip.style.top = `${fits ? under : box.top - frame.top - tip.offsetHeight - 6}px`;
+  }
+  const hide = () => tip.classList.remove('open');
+  log.addEventListener('pointerover', (event) => { const span = event.target.closest('.tok'); if (span) show(span); else hide(); });
+  log.addEventListener('pointerleave', hide);
+  log.addEventListener('focusin', (event) => { const span = event.target.closest('.tok'); if (span) show(span); });
+  log.addEventListener('focusout', hide);
+
+  // Esc stops both sides wherever the focus is, as long as this tab is the one shown.
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape' || !element.isConnected || !element.offsetParent) return;
+    hide();
+    const stop = document.querySelector('#chat-stop');
+    if (stop && !stop.disabled) stop.click();
+  });
+
+  watch(['questions', 'left', 'right'], draw);
+  draw();
+};

@@ -1,0 +1,16 @@
+// Tells a page's Python about the visitor's selection: when its tab is shown, and when the selection or the list of runs
+// changes while it is. What changes during a drag is sent once, when it rests.
+SabLens.mountSignal = ({ tab, send }) => {
+  let sent = '', timer = 0;
+
+  function tell() {
+    if (SabLens.state.tab !== tab) { sent = ''; return; }
+    const now = JSON.stringify([SabLens.state, SabLens.runs.map((run) => run.id)]);
+    if (now === sent) return;
+    sent = now;
+    send(SabLens.state);
+  }
+
+  SabLens.subscribe(() => { clearTimeout(timer); timer = setTimeout(tell, SabLens.state.tab === tab && sent ? 250 : 30); });
+  SabLens.whenReady.then(tell);
+};

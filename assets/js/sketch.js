@@ -1,0 +1,215 @@
+// The picture of a chat: one canvas that takes an upload, a drop, a paste, a sample or a drawing.
+// The value is a data URL of what
+// lies on the canvas, or null when it is blank; props.samples is [{picture: data URL, prompt, note}].
+SabLens.mountSketch = ({ element, props, watch, send }) => {
+  const BLANK = 448;      // side of a fresh canvas in pixels
+  const LARGEST = 1024;   // longer side of an uploaded picture after scaling
+  const HEAVIEST = 20e6;  // bytes of a file that is still opened
+  const STEPS = 12;       // undo depth
+
+  const canvas = element.querySelector('canvas');
+  const pen = canvas.getContext('2d', { willReadFrequently: true });
+  const stage = element.querySelector('.sk-stage');
+  const note = element.querySelector('.sk-note');
+  const file = element.querySelector('input[type=file]');
+  const strip = element.querySelector('.sk-samples');
+  const undoButton = element.querySelector('[data-do=undo]');
+  const redoButton = element.querySelector('[data-do=redo]');
+  const clearButton = element.querySelector('[data-do=clear]');
+
+  let tool = 'pencil', colour = '#dc2626', size = 10;
+  let past = [], future = [], stroke = null, blank = true;
+
+  const say = (text, bad = false) => { note.textContent = text; note.classList.toggle('bad', bad); };
+  const snapshot = () => ({ pixels: pen.getImageData(0, 0, canvas.width, canvas.height), blank });
+  const remember = () => { past.push(snapshot()); if (past.length > STEPS) past.shift(); future = []; };
+
+  function restore(state) {
+    canvas.width = state.pixels.width; canvas.height = state.pixels.height;
+    pen.putImageData(state.pixels, 0, 0);
+    blank = state.blank;
+    publish();
+  }
+
+  function wipe() {
+    canvas.width = canvas.height = BLANK;
+    pen.fillStyle = '#ffffff'; pen.fillRect(0, 0, BLANK, BLANK);
+    blank = true;
+  }
+
+  function publish() {
+    stage.classList.toggle('blank', blank);
+    undoButton.disabled = !past.length; redoButton.disabled = !future.length; clearButton.disabled = blank;
+    if (blank) { props.value = null; say('No picture: the question goes alone.'); return; }
+    const exact = canvas.toDataURL('image/png');
+    props.value = exact.length < 600000 ? exact : canvas.toDataURL('image/jpeg', 0.92);
+    say('This picture goes with the question.');
+  }
+
+  function place(image, width, height) {
+    const scale = Math.min(1, LARGEST / Math.max(width, height));
+    remember();
+    canvas.width = Math.max(1, Math.round(width * scale)); canvas.height = Math.max(1, Math.round(height * scale));
+    pen.fillStyle = '#ffffff'; pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.imageSmoothingQuality = 'high';
+    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    blank = false;
+    publish();
+  }
+
+  async function open(candidate) {
+    if (!candidate) return;
+    if (candidate.size > HEAVIEST) { say('This file is larger than 20 MB; choose a smaller picture.', true); return; }
+    if (!/^image\/(png|jpeg|webp)$/.test(candidate.type)) {
+      say('Only PNG, JPEG and WebP pictures can be read; choose another file.', true); return;
+    }
+    try {
+      const image = await createImageBitmap(candidate, { imageOrientation: 'from-image' });
+      place(image, image.width, image.height);
+      image.close();
+    } catch {
+      say('This file could not be read as a picture; it may be damaged. Choose another one.', true);
+    }
+  }
+
+  // --- drawing
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
+  };
+  const thickness = () => size * Math.max(canvas.width, canvas.height) / BLANK;
+
+  function begin(event) {
+    if (event.button) return;
+    event.preventDefault();
+    const [x, y] = at(event);
+    remember();
+    blank = false;
+    stage.classList.remove('blank');
+    if (tool === 'fill') { fill(Math.floor(x), Math.floor(y)); publish(); return; }
+    canvas.setPointerCapture(event.pointerId);
+    stroke = { id: event.pointerId, x, y, midX: x, midY: y };
+    pen.strokeStyle = pen.fillStyle = tool === 'eraser' ? '#ffffff' : colour;
+    pen.lineCap = pen.lineJoin = 'round';
+    pen.lineWidth = thickness() * (tool === 'eraser' ? 2 : 1);
+    pen.beginPath(); pen.arc(x, y, pen.lineWidth / 2, 0, 7); pen.fill();
+  }
+
+  function move(event) {
+    if (!stroke || event.pointerId !== stroke.id) return;
+    for (const each of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
+      const [x, y] = at(each), midX = (stroke.x + x) / 2, midY = (stroke.y + y) / 2;
+      pen.beginPath(); pen.moveTo(stroke.midX, stroke.midY); pen.quadraticCurveTo(stroke.x, stroke.y, midX, midY); pen.stroke();
+      Object.assign(stroke, { x, y, midX, midY });
+    }
+  }
+
+  function end(event) {
+    if (!stroke || event.pointerId !== stroke.id) return;
+    pen.beginPath(); pen.moveTo(stroke.midX, stroke.midY); pen.lineTo(stroke.x, stroke.y); pen.stroke();
+    stroke = null;
+    publish();
+  }
+
+  // Span fill of the connected area whose colour lies near that of the clicked pixel.
+  function fill(x, y) {
+    const { width, height } = canvas, image = pen.getImageData(0, 0, width, height), data = image.data;
+    const [red, green, blue] = [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
+    const seed = (y * width + x) * 4, old = [data[seed], data[seed + 1], data[seed + 2]];
+    const done = new Uint8Array(width * height), stack = [[x, y]];
+    const near = (index) => !done[index] && Math.abs(data[index * 4] - old[0]) + Math.abs(data[index * 4 + 1] - old[1])
+      + Math.abs(data[index * 4 + 2] - old[2]) < 96;
+    while (stack.length) {
+      const [column, row] = stack.pop();
+      let left = column;
+      if (!near(row * width + left)) continue;
+      while (left > 0 && near(row * width + left - 1)) left--;
+      let above = false, below = false;
+      for (let each = left; each < width && near(row * width + each); each++) {
+        const index = row * width + each;
+        done[index] = 1;
+        data[index * 4] = red; data[index * 4 + 1] = green; data[index * 4 + 2] = blue; data[index * 4 + 3] = 255;
+        if (row > 0) { const open = near(index - width); if (open && !above) stack.push([each, row - 1]); above = open; }
+        if (row + 1 < height) { const open = near(index + width); if (open && !below) stack.push([each, row + 1]); below = open; }
+      }
+    }
+    pen.putImageData(image, 0, 0);
+  }
+
+  canvas.addEventListener('pointerdown', begin);
+  canvas.addEventListener('pointermove', move);
+  canvas.addEventListener('pointerup', end);
+  canvas.addEventListener('pointercancel', end);
+
+  // --- tools
+  const press = (group, chosen) => element.querySelectorAll(`[${group}]`).forEach((button) =>
+    button.setAttribute('aria-pressed', String(button.getAttribute(group) === chosen)));
+  const choose = (name) => { tool = name; press('data-tool', tool); canvas.style.cursor = tool === 'fill' ? 'cell' : 'crosshair'; };
+
+  element.querySelectorAll('[data-tool]').forEach((button) => button.addEventListener('click', () => choose(button.dataset.tool)));
+  element.querySelectorAll('[data-colour]').forEach((button) => button.addEventListener('click', () => {
+    colour = button.dataset.colour; press('data-colour', colour);
+    if (tool === 'eraser') choose('pencil');
+  }));
+  element.querySelectorAll('[data-size]').forEach((button) => button.addEventListener('click', () => {
+    size = Number(button.dataset.size); press('data-size', button.dataset.size);
+  }));
+
+  const step = (from, to) => { if (from.length) { to.push(snapshot()); restore(from.pop()); } };
+  undoButton.addEventListener('click', () => step(past, future));
+  redoButton.addEventListener('click', () => step(future, past));
+  clearButton.addEventListener('click', () => { remember(); wipe(); publish(); });
+  element.querySelector('[data-do=upload]').addEventListener('click', () => file.click());
+  file.addEventListener('change', async () => { await open(file.files[0]); file.value = ''; });
+  element.addEventListener('keydown', (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== 'z') return;
+    event.preventDefault(); event.stopPropagation();
+    if (event.shiftKey) step(future, past); else step(past, future);
+  });
+
+  for (const name of ['dragenter', 'dragover']) stage.addEventListener(name, (event) => { event.preventDefault(); stage.classList.add('over'); });
+  for (const name of ['dragleave', 'drop']) stage.addEventListener(name, (event) => { event.preventDefault(); stage.classList.remove('over'); });
+  stage.addEventListener('drop', (event) => open(event.dataTransfer.files[0]));
+  element.addEventListener('paste', (event) => {
+    const picture = [...event.clipboardData.files].find((each) => each.type.startsWith('image/'));
+    if (picture) { event.preventDefault(); open(picture); }
+  });
+
+  // --- samples
+  function gallery() {
+    strip.replaceChildren(...(props.samples || []).map((sample, index) => {
+      const button = document.createElement('button'), image = document.createElement('img');
+      button.type = 'button'; button.title = sample.prompt;
+      if (sample.picture) {
+        image.src = sample.picture; image.alt = sample.note;
+        button.append(image);
+      } else {
+        button.classList.add('words');
+        button.textContent = sample.prompt;
+      }
+      button.addEventListener('click', () => {
+        if (!sample.picture && !blank) { remember(); wipe(); publish(); }
+        if (sample.picture && image.naturalWidth) { const big = enlarged(image); place(big, big.width, big.height); }
+        send({ index });
+      });
+      return button;
+    }));
+  }
+
+  // Samples are drawn at the model's own small size; enlarging without smoothing keeps every pixel as the model sees it.
+  function enlarged(image) {
+    const big = document.createElement('canvas');
+    const scale = Math.max(1, Math.floor(BLANK / Math.max(image.naturalWidth, image.naturalHeight)));
+    big.width = image.naturalWidth * scale; big.height = image.naturalHeight * scale;
+    const brush = big.getContext('2d');
+    brush.imageSmoothingEnabled = false;
+    brush.drawImage(image, 0, 0, big.width, big.height);
+    return big;
+  }
+
+  watch('samples', gallery);
+  gallery();
+  wipe();
+  choose('pencil'); press('data-colour', colour); press('data-size', String(size));
+  publish();
+};

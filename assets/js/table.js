@@ -1,0 +1,90 @@
+// A table of plain text that sorts in the browser; a row with an id may be chosen.
+// The value is {columns: [{label, number, hint}], rows: [{id, tag, cells: [text], sort: [number | text | null]}], empty,
+// choose: "run" | "many" | ""}. "run": a click chooses the run for the whole page. "many": rows have boxes, and the
+// chosen ids are sent.
+SabLens.mountTable = ({ element, props, watch, send }) => {
+  const root = element.querySelector('.tb');
+  const chosen = new Set();
+  let order = null, known = '';
+
+  const node = (tag, text, className) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  };
+
+  function sorted(value) {
+    if (!order) return value.rows;
+    const key = (row) => row.sort[order.column];
+    const last = (each) => each === null || each === undefined;
+    return [...value.rows].sort((a, b) => {
+      const [one, other] = [key(a), key(b)];
+      if (last(one) || last(other)) return last(one) - last(other);
+      return (one < other ? -1 : one > other ? 1 : 0) * (order.down ? -1 : 1);
+    });
+  }
+
+  function pick(row) {
+    if (props.value.choose === 'run') SabLens.update({ run: row.id });
+    if (props.value.choose === 'many') {
+      if (chosen.has(row.id)) chosen.delete(row.id); else chosen.add(row.id);
+      send({ ids: [...chosen] });
+    }
+    draw();
+  }
+
+  function draw() {
+    const value = props.value;
+    if (!value || !value.rows.length) { root.replaceChildren(node('p', value?.empty ?? '', 'tb-empty')); return; }
+    const ids = value.rows.map((row) => row.id).join(' ');
+    if (ids !== known) {
+      known = ids;
+      chosen.clear();
+      if (value.chosen) value.chosen.forEach((id) => chosen.add(id));
+    }
+    const table = node('table'), head = node('tr'), body = node('tbody'), top = node('thead');
+    value.columns.forEach((column, index) => {
+      const cell = node('th', undefined, column.number ? 'number' : ''), button = node('button', column.label);
+      button.type = 'button';
+      if (column.hint) button.title = column.hint;
+      if (order?.column === index) cell.setAttribute('aria-sort', order.down ? 'descending' : 'ascending');
+      button.addEventListener('click', () => {
+        order = { column: index, down: order?.column === index ? !order.down : Boolean(column.number) };
+        draw();
+      });
+      cell.append(button);
+      head.append(cell);
+    });
+    for (const row of sorted(value)) {
+      const line = node('tr'), on = value.choose === 'run' ? SabLens.state.run === row.id : chosen.has(row.id);
+      row.cells.forEach((text, index) => {
+        const cell = node(index ? 'td' : 'th', undefined, value.columns[index].number ? 'number' : '');
+        const [first, second] = text.split('\n');
+        if (!index) cell.scope = 'row';
+        if (!index && row.id && value.choose) {
+          const button = node('button', first, 'tb-pick');
+          button.type = 'button';
+          button.setAttribute('aria-pressed', String(on));
+          cell.append(button);
+        } else cell.append(first);
+        if (!index && row.tag) cell.append(node('span', row.tag, 'tag'));
+        if (second) cell.append(node('small', second));
+        line.append(cell);
+      });
+      if (row.id && value.choose) {
+        line.classList.add('can');
+        line.classList.toggle('on', on);
+        line.addEventListener('click', () => pick(row));
+      }
+      body.append(line);
+    }
+    top.append(head);
+    table.append(top, body);
+    root.replaceChildren(table);
+  }
+
+  watch('value', draw);
+  SabLens.subscribe((state, changed) => { if (changed.includes('run')) draw(); });
+  draw();
+};
