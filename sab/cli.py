@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             result = _run(given)
     except SabError as error:
-        print(f"sab: {error}", file=sys.stderr)
+        print(f"sab: {str(error).rstrip('.')}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nsab: stopped; a run keeps its finished linears, add --resume to continue it.", file=sys.stderr)

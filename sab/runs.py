@@ -23,7 +23,8 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -467,7 +468,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise _write_failure(path, error) from error
 
 
@@ -520,7 +522,7 @@ def _tensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]
         raise SabError(f"{path} is damaged; delete the run and make it again.") from error
 
 
-def _weighted(reports: Iterator[LinearReport] | Any, attribute: str) -> float:
+def _weighted(reports: Iterable[LinearReport], attribute: str) -> float:
     entries = list(reports)
     total = sum(report.weights for report in entries)
     if not total:

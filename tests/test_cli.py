@@ -1,0 +1,164 @@
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sab import cli
+from sab.runs import Run
+from tests.tiny import picture, tiny_folder
+
+MODEL = str(tiny_folder())
+QUICK = ["--method", "xnor", "--samples", "2", "--iterations", "1"]
+
+
+def _call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the JSON of stdout's last line, stderr."""
+    code = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]) if out.strip() else {}, err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main(["quantize", MODEL, "--out", str(directory), *QUICK]) == 0
+    return directory
+
+
+def test_quantize_ends_with_one_json_object(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, result, err = _call(capsys, "quantize", MODEL, "--out", tmp_path / "run", *QUICK)
+    assert code == 0
+    run = Run.open(tmp_path / "run")
+    assert run.finished
+    assert result["bits_all_in"] == run.bits_all_in > result["bits_nominal"]
+    assert result["linears"] == 14
+    assert "100 %" in err
+    assert "tokens calibrate" in err
+
+
+def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, result, _ = _call(capsys, "quantize", MODEL, "--out", tmp_path / "run", "--dry-run", *QUICK)
+    assert (code, result["linears"]) == (0, 14)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_needs_resume(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    code, _, err = _call(capsys, "quantize", MODEL, "--out", run, *QUICK)
+    assert code == 2
+    assert "add --resume" in err
+    code, result, _ = _call(capsys, "quantize", MODEL, "--out", run, "--resume", *QUICK)
+    assert (code, result["finished"]) == (0, True)
+
+
+def test_eval_measures_a_run_and_stores_it(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    code, result, err = _call(capsys, "eval", run, "--limit", "9")
+    assert code == 0
+    assert result["counts"]["overall"] == 9
+    assert set(result) >= {"accuracy", "interval", "blank_picture", "perplexity", "tokens_per_second"}
+    assert result["divergence"]["kl"] > 0
+    assert "overall" in err
+    assert Run.open(run).accuracy == result
+
+
+def test_compare_gives_a_row_per_method(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, result, _ = _call(
+        capsys,
+        *("compare", MODEL, "--methods", "full,xnor,rtn2", "--samples", "2", "--limit", "8"),
+        *("--out", tmp_path),
+    )
+    assert code == 0
+    assert [row["method"] for row in result["rows"]] == ["full", "xnor", "rtn2"]
+    full, xnor, _ = result["rows"]
+    assert full["bits_all_in"] == 16
+    assert xnor["bits_all_in"] < 2
+    assert xnor["divergence"]["kl"] > 0
+    assert 0 <= xnor["agreement"] <= 1
+    assert Run.open(tmp_path / "xnor").accuracy is not None
+    assert (tmp_path / f"full-{Run.open(tmp_path / 'xnor').fingerprint[:12]}" / "accuracy.json").exists()
+
+
+def test_inspect_accounts_for_every_byte(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    code, result, _ = _call(capsys, "inspect", run)
+    assert code == 0
+    on_disk = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
+    assert result["total_bytes"] == sum(on_disk.values()) == sum(result["files"].values())
+    codes = sum(size for path, size in on_disk.items() if path.parent.name == "codes")
+    assert result["code_bytes"] + result["header_bytes"] == codes
+    assert sum(result["codes"].values()) == result["code_bytes"] == Run.open(run).bytes
+
+
+def test_chat_streams_and_sums_up(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    picture().save(tmp_path / "p.png")
+    code, result, err = _call(
+        capsys,
+        *("chat", run, "--image", tmp_path / "p.png", "--prompt", "What?", "--max-new-tokens", "5"),
+    )
+    assert code == 0
+    assert result["tokens"] <= 5
+    assert result["answer"] in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["quantize"],
+        ["quantize", "nowhere/at/all", "--out", "x"],
+        ["quantize", MODEL, "--out", "x", "--method", "magic"],
+        ["quantize", MODEL, "--out", "x", "--samples", "many"],
+        ["quantize", MODEL, "--out", "x", "--samples", "0"],
+        ["quantize", MODEL, "--out", "x", "--salient-top-p", "nan"],
+        ["quantize", MODEL, "--out", "x", "--linears", "lm_head"],
+        ["eval", MODEL, "--limit", "0"],
+        ["eval", MODEL, "--suite", "secret"],
+        ["eval", "--device", "abacus", "--limit", "1"],
+        ["compare", MODEL, "--methods", ""],
+        ["compare", MODEL, "--methods", "full,magic"],
+        ["inspect", "no-run-here"],
+        ["chat", MODEL, "--prompt", ""],
+        ["chat", MODEL, "--prompt", "Hi", "--image", "missing.png"],
+        ["chat", MODEL, "--prompt", "Hi", "--temperature", "nan"],
+        ["train-demo", "--minutes", "0"],
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("sab: ")
+    assert last.endswith(".")
+    assert "Traceback" not in err
+
+
+def test_an_interrupt_says_how_to_continue(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_inspect", interrupted)
+    assert cli.main(["inspect", "x"]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_progress_shows_percent_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = cli.Progress(stream)
+    progress("work", 0.0)
+    now[0] += 30
+    progress("work", 0.25)
+    progress("work", 0.26)  # too soon to be said
+    progress("work", 1.0)
+    assert stream.getvalue().splitlines() == ["  0 %  work", " 25 %  work, 1:30 left", "100 %  work"]
+
+
+def test_json_holds_no_nan() -> None:
+    assert cli._jsonable({"a": (float("nan"), 1.5), "b": [float("inf")]}) == {"a": [None, 1.5], "b": [None]}

@@ -1,0 +1,229 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sab import runs, sequential
+from sab.errors import SabError
+from sab.runs import LinearReport, Recipe, Run
+from tests.tiny import dialogues, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")
+QUICK = Recipe(model="tiny", method="sab", iterations=2, max_salient=4)
+SAMPLES = dialogues(5)
+
+
+def _quantize(directory: Path | None, recipe: Recipe = QUICK, **options: object) -> Iterator[LinearReport]:
+    return sequential.quantize(tiny(), recipe, directory, samples=SAMPLES, **options)  # type: ignore[arg-type]
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    """Codes and sensitivities; reports hold times and differ."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(directory.rglob("*.safetensors"))
+        if not path.name.startswith(".tmp-")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    list(_quantize(directory))
+    return directory
+
+
+def test_a_run_reports_every_linear_in_order_and_leaves_its_weights_in_the_model(tmp_path: Path) -> None:
+    lvlm = tiny()
+    original = tiny()
+    reports = list(sequential.quantize(lvlm, QUICK, tmp_path / "run", samples=SAMPLES))
+    assert [report.name for report in reports] == list(lvlm.decoder_linears)
+    assert [report.done for report in reports] == list(range(1, 15))
+    assert reports[-1].eta_seconds == 0
+    run = Run.open(tmp_path / "run")
+    assert run.finished
+    for report in reports:
+        weight = lvlm.linears[report.name].weight
+        assert torch.equal(weight, run.codes(report.name).dense())
+        assert not torch.equal(weight, original.linears[report.name].weight)
+        assert 0 < report.relative_loss < 1
+        assert report.bits_all_in > report.bits_nominal >= 1
+        assert sum(report.counts.values()) == report.weights
+        assert report.tokens_vision == 4 * sum(sample.picture is not None for sample in SAMPLES)
+    for name, linear in lvlm.linears.items():
+        if lvlm.info[name].part != "decoder":
+            assert torch.equal(linear.weight, original.linears[name].weight)
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3, 7, 10])  # blocks have seven linears
+def test_a_killed_run_ends_with_the_same_bytes(whole: Path, tmp_path: Path, stopped_after: int) -> None:
+    first = _quantize(tmp_path / "run")
+    for _ in range(stopped_after):
+        next(first)
+    del first  # the process dies here
+    (tmp_path / "run" / "codes" / ".tmp-dead").write_bytes(b"half a file")
+    assert not Run.open(tmp_path / "run").finished
+    reports = list(_quantize(tmp_path / "run"))
+    assert len(reports) == 14
+    assert _files(tmp_path / "run") == _files(whole)
+    assert Run.open(tmp_path / "run").finished
+    assert not list((tmp_path / "run").rglob(".tmp-*"))
+
+
+def test_codes_without_their_report_are_fitted_again(whole: Path, tmp_path: Path) -> None:
+    first = _quantize(tmp_path / "run")
+    names = [next(first).name for _ in range(3)]
+    del first
+    (tmp_path / "run" / "reports" / f"{names[-1]}.json").unlink()
+    list(_quantize(tmp_path / "run"))
+    assert _files(tmp_path / "run") == _files(whole)
+
+
+def test_a_stop_keeps_what_is_done_and_can_be_continued(whole: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    done = []
+    for report in _quantize(tmp_path / "run", stop=stop):
+        done.append(report.name)
+        if len(done) == 9:
+            stop.set()
+    assert len(done) == 9
+    run = Run.open(tmp_path / "run")
+    assert list(run.reports) == done
+    assert not run.finished
+    list(_quantize(tmp_path / "run"))
+    assert _files(tmp_path / "run") == _files(whole)
+
+
+def test_a_finished_run_is_only_read_again(whole: Path) -> None:
+    before = (whole / "manifest.json").read_bytes()
+    lvlm = tiny()
+    assert len(list(sequential.quantize(lvlm, QUICK, whole, samples=SAMPLES))) == 14
+    assert (whole / "manifest.json").read_bytes() == before
+    name = next(iter(lvlm.decoder_linears))
+    assert torch.equal(lvlm.linears[name].weight, Run.open(whole).codes(name).dense())
+
+
+def test_other_calibration_samples_give_other_codes(whole: Path, tmp_path: Path) -> None:
+    list(sequential.quantize(tiny(), QUICK, tmp_path / "other", samples=dialogues(6)))
+    same = _files(whole)
+    other = _files(tmp_path / "other")
+    assert same.keys() == other.keys()
+    assert all(same[name] != other[name] for name in same)
+
+
+def test_compensation_sees_the_binarized_predecessors_but_maps_do_not(tmp_path: Path) -> None:
+    """Binarizing block 0 as well changes the codes of block 1, and not its sensitivities."""
+    later = tuple(name for name in tiny().decoder_linears if ".layers.1." in name)
+    alone = Recipe(model="tiny", method="gptq4", linears=later)
+    both = Recipe(model="tiny", method="gptq4")
+    for name, recipe in (("alone", alone), ("both", both)):
+        list(_quantize(tmp_path / name, recipe))
+    first, second = Run.open(tmp_path / "alone"), Run.open(tmp_path / "both")
+    assert list(first.reports) == list(later)
+    for name in later:
+        assert not torch.equal(first.codes(name).dense(), second.codes(name).dense())
+        maps = first.sensitivity(name), second.sensitivity(name)
+        assert maps[0] is not None
+        assert maps[1] is not None
+        assert all(torch.equal(a, b) for a, b in zip(*maps, strict=True))
+
+
+def test_a_subset_leaves_the_other_linears_alone() -> None:
+    lvlm, original = tiny(), tiny()
+    name = "model.language_model.layers.1.mlp.gate_proj"
+    recipe = Recipe(model="tiny", method="xnor", linears=(name,))
+    assert [report.name for report in sequential.quantize(lvlm, recipe, samples=SAMPLES)] == [name]
+    changed = [n for n in lvlm.linears if not torch.equal(lvlm.linears[n].weight, original.linears[n].weight)]
+    assert changed == [name]
+
+
+def test_sensitivities_can_be_shared_between_runs(whole: Path, tmp_path: Path) -> None:
+    shared = sequential.maps(tiny(), SAMPLES)
+    list(_quantize(tmp_path / "run", sensitivities=shared))
+    assert _files(tmp_path / "run") == _files(whole)
+    with pytest.raises(SabError, match="do not cover"):
+        list(_quantize(None, sensitivities={}))
+
+
+def test_a_fisher_run_keeps_both_kinds(tmp_path: Path) -> None:
+    recipe = Recipe(model="tiny", method="sab", iterations=1, max_salient=2, sensitivity="fisher")
+    list(_quantize(tmp_path / "run", recipe))
+    run = Run.open(tmp_path / "run")
+    for name, report in run.reports.items():
+        fisher, plain = run.sensitivity(name, "fisher"), run.sensitivity(name, "input")
+        assert fisher is not None
+        assert plain is not None
+        assert fisher[0].shape == report.shape
+        assert plain[0].shape == report.shape[1:]
+
+
+def test_q_k_and_v_share_their_input_sensitivity() -> None:
+    maps = sequential.maps(tiny(), SAMPLES)
+    block = "model.language_model.layers.0."
+    query, value, output = (maps[f"{block}self_attn.{kind}_proj"] for kind in ("q", "v", "o"))
+    assert torch.equal(query[0], value[0])
+    assert not torch.equal(query[0], output[0])
+    assert not torch.equal(query[0], query[1])
+
+
+def test_few_tokens_are_warned_about() -> None:
+    with pytest.warns(UserWarning, match="vision tokens calibrate linears of up to 256 inputs"):
+        next(_quantize(None))
+
+
+def test_text_only_calibration_switches_the_map_off() -> None:
+    """Without vision tokens there is nothing to compare, so no weight is given a class."""
+    text = [sample for sample in dialogues(9) if sample.picture is None]
+    report = next(sequential.quantize(tiny(), QUICK, samples=text))
+    assert report.tokens_vision == 0
+    assert report.counts["neither"] == report.weights
+
+
+def test_foreign_and_damaged_directories_are_refused(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(SabError, match="another recipe"):
+        next(_quantize(whole, Recipe(model="tiny", method="xnor")))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("mine")
+    with pytest.raises(SabError, match="holds no run"):
+        next(_quantize(tmp_path / "notes"))
+    assert (tmp_path / "notes" / "diary.txt").read_text() == "mine"
+    with pytest.raises(SabError, match="is a file"):
+        next(_quantize(tmp_path / "notes" / "diary.txt"))
+    first = _quantize(tmp_path / "run")
+    name = next(first).name
+    del first
+    path = tmp_path / "run" / "codes" / f"{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(SabError, match="checksum"):
+        list(_quantize(tmp_path / "run"))
+
+
+def test_a_full_disk_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = _quantize(tmp_path / "run")
+    done = [next(running).name, next(running).name]
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.os, "fsync", full)
+        with pytest.raises(SabError, match=r"No space left on device.*every linear finished before is kept"):
+            next(running)
+    assert list(Run.open(tmp_path / "run").reports) == done
+    assert not list((tmp_path / "run").rglob(".tmp-*"))
+    assert len(list(_quantize(tmp_path / "run"))) == 14
+
+
+def test_a_binarized_model_and_unknown_linears_are_refused() -> None:
+    lvlm = tiny()
+    recipe = Recipe(model="tiny", method="xnor")
+    list(sequential.quantize(lvlm, recipe, samples=SAMPLES))
+    with pytest.raises(SabError, match="binarized before"):
+        next(sequential.quantize(lvlm, recipe, samples=SAMPLES))
+    with pytest.raises(SabError, match="no linear 'lm_head'"):
+        next(_quantize(None, Recipe(model="tiny", linears=("lm_head",))))
+    with pytest.raises(SabError, match="choose input or fisher"):
+        sequential.maps(tiny(), SAMPLES, "taylor")
