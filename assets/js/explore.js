@@ -142,6 +142,7 @@
       lens.key(["ArrowLeft", "ArrowRight"], "same layer, other block", (event) => this.stepBlock(event.key === "ArrowLeft" ? -1 : 1), "explore");
       lens.key(["Escape"], "release the pinned weight", () => { this.maps.pinned = null; this.maps.hover(null); }, "explore");
       this.showOverview();
+      this.openLayer({});
     }
 
     /* ---- skeleton ---- */
@@ -339,7 +340,7 @@
       }
       this.quantity.value = lens.state.colour;
       this.quantityNote.textContent = `${capital(answer.quantities[lens.state.colour].reading)}. Click a cell to open the layer below.`;
-      this.tokens = answer.tokens;
+      this.drawTitle();
       this.grid.classList.remove("sab-loading");
       this.depth.classList.remove("sab-loading");
       this.gridLayout = answer.grid.layout;
@@ -357,8 +358,6 @@
           document.getElementById("sab-layer").scrollIntoView({ behavior: "smooth", block: "start" });
         });
       }
-      if (!this.layer && !this.opening) this.openLayer({});
-      else this.drawTitle();
     }
 
     cellShapes(grid) {
@@ -395,16 +394,14 @@
     async openLayer({ keepMaps = false }) {
       if (!lens.run() || !lens.state.linear) return;
       const number = ++this.layerNumber;
-      this.opening = true;
       const started = performance.now();
-      if (lens.state.kind === "fisher" && !(await this.fisherReady())) { this.opening = false; return; }
+      if (lens.state.kind === "fisher" && !(await this.fisherReady())) return;
       if (number !== this.layerNumber) return;
       this.drawTitle();
       this.layerProblem.hidden = true;
       if (!keepMaps) this.maps.loading(true);
       const answer = await this.ask("layer");
       if (number !== this.layerNumber) return;
-      this.opening = false;
       if (answer.error) { this.failLayer(answer.error); return; }
       this.layerBody.classList.remove("failed");
       this.layer = answer;
@@ -418,8 +415,9 @@
       this.drawNumbers(answer.exact, true);
       if (!keepMaps) await this.maps.open(answer, answer.exact.boundaries, this.integration(answer.exact));
       else this.maps.recut(answer.exact.boundaries, this.integration(answer.exact));
+      if (number !== this.layerNumber || !this.maps.base) return;
       this.lastOpen = performance.now() - started;
-      if (!keepMaps && number === this.layerNumber && this.maps.base) this.showStrongest();
+      if (!keepMaps) this.showStrongest();
       const Plotly = await lens.plotly().catch(() => null);
       if (!Plotly || number !== this.layerNumber) return;
       this.density.classList.remove("sab-loading");

@@ -112,7 +112,6 @@ class ExploreData:
                 for report in reports
             ],
             "quantities": {name: quantity._asdict() for name, quantity in overview.QUANTITIES.items()},
-            "tokens": _tokens(reports),
             "recipe": {"sensitivity": run.recipe.sensitivity, **asdict(run.recipe.thresholds)},
         }
 
@@ -310,14 +309,6 @@ def _index(sent: Any, length: int) -> int:
     if isinstance(sent, bool) or not isinstance(sent, (int, float)) or not math.isfinite(sent):
         raise SabError("Row and column of a weight are numbers.")
     return min(max(int(sent), 0), length - 1)
-
-
-def _tokens(reports: list[Any]) -> Answer:
-    """Fewest calibration tokens that any linear of the run saw, by modality."""
-    return {
-        name: min((getattr(report, f"tokens_{name}") for report in reports), default=0)
-        for name in ("language", "vision")
-    }
 
 
 def _figure(figure: Any) -> Any:
