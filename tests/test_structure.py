@@ -77,6 +77,17 @@ def test_published_search_step_by_step(rows: int, width: int, seed: int, split: 
         assert not group[~ordinary].any()
 
 
+def test_salient_columns_are_split_by_order_two_and_others_by_order_one() -> None:
+    weight = torch.randn(12, 30, generator=torch.Generator().manual_seed(2))
+    found = search_published(weight, torch.eye(30), 49, True)
+    values = saliency_of(weight, torch.eye(30))
+    for columns, order, zeros in ((found.salient, 2, 0), (~found.salient, 1, 12 * int(found.salient.sum()))):
+        part = values[:, columns]
+        points = [float(best_break_point(part, each, zeros)) for each in (1, 2)]
+        assert points[0] != points[1]
+        assert torch.equal(found.group[:, columns], part > points[order - 1])
+
+
 def test_chunks_of_rows_do_not_change_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     values = saliency(40, 30, 1)
     ranked = values.sum(0).argsort(descending=True, stable=True)
