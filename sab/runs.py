@@ -391,6 +391,8 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
         run = Run.open(directory)
         if run.recipe != recipe or run.fingerprint != lvlm.fingerprint or list(run.names) != list(names):
             raise SabError(f"{directory} holds a run of another recipe or model; name another directory or delete it.")
+        for leftover in directory.rglob(".tmp-*"):  # what a kill cut short
+            leftover.unlink(missing_ok=True)
         return run
     if directory.exists() and any(not entry.name.startswith(".tmp-") for entry in directory.iterdir()):
         raise SabError(f"{directory} is not empty and holds no run; name another directory.")
