@@ -170,7 +170,7 @@
       this.pooling = this.segment({ max: "Strongest", mean: "Mean" }, "pooling", {
         max: "A pooled cell shows its most significant weight", mean: "A pooled cell shows the mean of its weights",
       });
-      this.notice = make("div", { class: "sab-notice", hidden: true });
+      this.notice = make("div", { class: "sab-layer-notice", hidden: true });
       const head = make("header", { class: "sab-layer-head" },
         make("div", { class: "sab-layer-name" },
           make("button", { type: "button", class: "sab-icon", "aria-label": "Previous layer", title: "Previous layer ( [ )", onclick: () => this.step(-1) }, "‹"),
