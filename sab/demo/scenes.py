@@ -101,7 +101,7 @@ class Scene:
 # ------------------------------------------------------------------------------------------------ sampling
 def sample(draw: random.Random, held_out: bool, kind: str | None = None, most: int = 5) -> Scene:
     """Draw one scene. `held_out` selects the words, pairs and layouts training never sees; `most` caps shapes."""
-    kind = kind or draw.choices(KINDS, weights=(60, 10, 6, 9, 7, 4, 4))[0]
+    kind = kind or draw.choices(KINDS, weights=(46, 15, 7, 11, 9, 7, 5))[0]
     return _SAMPLERS[kind](draw, held_out, most)
 
 

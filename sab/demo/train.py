@@ -43,6 +43,8 @@ from sab.errors import SabError
 TOKENS = GRID * GRID
 STAGES = ("vision", "language", "joint")
 CODEBOOK_SEED = 11
+# Kinds of scenes the decoder is trained on: what is written is learned last, so it is shown most.
+KIND_SHARES = {"shapes": 32, "word": 23, "number": 11, "chart": 12, "receipt": 11, "form": 8, "grid": 3}
 LOOSE = 0.3  # share of questions put loosely (`phrasing.loosen`)
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be short.")
 
@@ -160,7 +162,8 @@ def items(
     """Dialogues for one step: a share over scenes, the rest text; now and then a system prompt."""
     made: list[tuple[list[dict[str, str]], Scene | None]] = []
     for _ in range(count):
-        scene = sample(draw, False, most=most) if draw.random() < picture_share else None
+        kind = draw.choices(list(KIND_SHARES), weights=list(KIND_SHARES.values()))[0]
+        scene = sample(draw, False, kind, most) if draw.random() < picture_share else None
         messages = dialogue(draw, scene, turns, most=most)
         for message in messages:
             if message["role"] == "user" and draw.random() < LOOSE:
@@ -199,7 +202,7 @@ class Trainer:
         self.stage, self.directory, self.seed, self.plan = stage, directory, seed, PLANS[stage]
         self.device = torch.device(device)
         torch.manual_seed(seed)
-        self.tokenizer = architecture.build_tokenizer()
+        self.tokenizer = self._tokenizer(start)
         self.model: Qwen2_5_VLForConditionalGeneration = architecture.build_model(
             architecture.build_config(self.tokenizer)
         )
@@ -218,6 +221,17 @@ class Trainer:
             self._load(torch.load(self.path, map_location=self.device, weights_only=True))
         elif start is not None:
             self._start_from(start)
+
+    def _tokenizer(self, start: Path | None) -> PreTrainedTokenizerFast:
+        """The tokenizer of the state, else of the checkpoint to start from, else trained anew: weights in progress
+        must keep their vocabulary even where the world has changed since."""
+        kept = self.directory / "tokenizer"
+        for place in (kept, start):
+            if place is not None and (place / "tokenizer.json").exists():
+                return PreTrainedTokenizerFast.from_pretrained(place)
+        tokenizer = architecture.build_tokenizer()
+        tokenizer.save_pretrained(kept)
+        return tokenizer
 
     @property
     def path(self) -> Path:
