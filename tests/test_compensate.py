@@ -196,6 +196,26 @@ def test_r_of_one_half_makes_sab_equal_to_its_control() -> None:
     assert torch.equal(one, two)
 
 
+def test_each_block_sees_its_own_part_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian, found = case(3, 19)
+    contexts: list[BlockContext] = []
+    inner = METHODS["sab"].fit_block
+
+    def fit_block(part: Tensor, context: BlockContext) -> LinearCodes:
+        contexts.append(context)
+        return inner(part, context)
+
+    monkeypatch.setitem(METHODS, "sab", dataclasses.replace(METHODS["sab"], fit_block=fit_block))
+    fit_linear(weight, hessian, "sab", SMALL, found)
+    factor = inverse_factor(dampen(hessian).hessian)
+    for index, context in enumerate(contexts):
+        here = slice(8 * index, min(8 * index + 8, 19))
+        assert context.weighting is not None
+        assert torch.equal(context.weighting, found.weighting[:, here])
+        assert torch.equal(context.gram, hessian[here, here] / 2)  # H = 2 mean x x^T
+        assert torch.equal(context.inverse_factor, factor[here, here])
+
+
 def test_weighting_lowers_the_weighted_error_of_what_it_protects() -> None:
     weight, _, _ = case(64, 128)
     lam = torch.full_like(weight, 0.2)
