@@ -11,12 +11,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180.0  # a busy machine; the page's own ten seconds are measured on a quiet one
@@ -116,9 +116,8 @@ def browser() -> Iterator[Browser]:
 class Visitor:
     """A browser window of one person; `errors` are what the scripts of the page threw or logged."""
 
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
-        self.context = browser.new_context(**({"viewport": {"width": 1440, "height": 900}} | options))
-        self.page: Page = self.context.new_page()
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.page: Page = context.new_page()
         self.page.set_default_timeout(120_000)
         self.url = url
         self.errors: list[str] = []
@@ -136,36 +135,44 @@ class Visitor:
     def open_layer(self, query: str = "") -> Page:
         """Open the page and wait until the maps of a layer are drawn."""
         page = self.open(query)
-        page.wait_for_function("SabLens.explore && SabLens.explore.lastOpen > 0")
+        page.wait_for_function("SabLens.explore && SabLens.explore.lastOpen > 0 && SabLens.explore.linears")
         return page
 
+    def leave(self) -> None:
+        """Close the window and forget what the page stored."""
+        self.page.evaluate("localStorage.clear()")
+        self.page.close()
 
-@pytest.fixture()
-def visitor(browser: Browser, app_url: str) -> Iterator[Visitor]:
+
+@pytest.fixture(scope="session")
+def desktop(browser: Browser) -> Iterator[BrowserContext]:
+    """One browser for all tests, for its cache: the scripts are large."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visitor(desktop: BrowserContext, app_url: str) -> Iterator[Visitor]:
     """A person at a desktop screen who has not opened the page yet."""
-    person = Visitor(browser, app_url)
+    person = Visitor(desktop, app_url)
     yield person
-    person.context.close()
+    person.leave()
 
 
-@pytest.fixture()
+@pytest.fixture
 def another_visitor(browser: Browser, app_url: str) -> Iterator[Visitor]:
     """A second person with a browser of their own."""
-    person = Visitor(browser, app_url)
-    yield person
-    person.context.close()
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    yield Visitor(context, app_url)
+    context.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def phone(browser: Browser, app_url: str) -> Iterator[Visitor]:
     """A person with a phone."""
-    person = Visitor(
-        browser,
-        app_url,
-        viewport={"width": 390, "height": 844},
-        device_scale_factor=2,
-        has_touch=True,
-        is_mobile=True,
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, device_scale_factor=2, has_touch=True, is_mobile=True
     )
-    yield person
-    person.context.close()
+    yield Visitor(context, app_url)
+    context.close()

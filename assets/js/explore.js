@@ -203,7 +203,8 @@
       const side = make("aside", { class: "sab-side" },
         make("div", { class: "sab-side-block" },
           make("header", {}, make("h3", {}, "Thresholds"), make("button", { type: "button", class: "sab-text-button", onclick: () => this.choose(this.recipe || PRESETS.Paper) }, "Reset")),
-          ...sliders, this.presets),
+          ...sliders, this.presets,
+          make("button", { type: "button", class: "sab-button", title: "Open the Binarize tab with these thresholds", onclick: () => lens.update({ tab: "binarize" }, { push: true }) }, "Rerun binarization…")),
         make("div", { class: "sab-side-block" },
           make("header", {}, make("h3", {}, "Weights by class"), this.exactness),
           this.bar,
@@ -211,7 +212,7 @@
           this.ratioText),
         make("div", { class: "sab-side-block" },
           make("h3", {}, "How to read this"),
-          make("p", { class: "sab-note" }, "S̄ is the significance of a weight for one modality, relative to the layer's mean: 1 is average. High means that the output for that modality changes much if the weight goes."),
+          this.meaning = make("p", { class: "sab-note" }),
           this.legendText = make("p", { class: "sab-note" })));
 
       this.maps = null;
@@ -446,7 +447,7 @@
       const parts = here ? [`${here.shape[0]} outputs × ${here.shape[1]} inputs`] : [];
       const report = this.layer?.report;
       if (report && this.layer.shape[0] === here?.shape[0]) {
-        parts.push(`output error ${percent(report.relative_loss)}`, `${report.bits_nominal.toFixed(2)} bit nominal, ${report.bits_all_in.toFixed(2)} all-in`);
+        parts.push(`squared output error ${percent(report.relative_loss)}`, `${report.bits_nominal.toFixed(2)} bit nominal, ${report.bits_all_in.toFixed(2)} all-in`);
       }
       this.facts.textContent = parts.join(" · ") || "\u00a0";
     }
@@ -464,6 +465,9 @@
         const values = PRESETS[button.dataset.preset];
         button.setAttribute("aria-pressed", String(Object.keys(values).every((name) => Math.abs(values[name] - lens.state[name]) < 1e-9)));
       }
+      this.meaning.textContent = `S̄ is the significance of a weight for one modality, relative to the layer's mean: 1 is average. ${lens.state.kind === "input"
+        ? "High: without this weight the layer's output on that modality's tokens would change much. Low: it could go unnoticed."
+        : "High: the loss of the answers reacts strongly to this weight on that modality's tokens. Low: hardly."}`;
       const value = lens.state.sparsity_thr;
       this.legendText.textContent = `ρ compares the two: 0 where both are equal, 1 where one is zero. ρ > ${Number(value.toPrecision(2))} means that one S̄ is more than ${Number(ratioOf(value).toPrecision(3))} times the other.`;
     }

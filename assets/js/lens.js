@@ -266,7 +266,8 @@
       message.hidden = !value.message;
       message.replaceChildren(value.message || "", iconButton("close", "Dismiss", () => { message.hidden = true; }));
       drawFacts();
-      if (!first) { writeUrl(false); if (changed.length) tellServer(); }
+      if (first) history.replaceState({ ...lens.state }, "", lens.link()); // what the back button returns to
+      else { writeUrl(false); if (changed.length) tellServer(); }
       becomeReady();
       tell([...changed, "runs"]);
     }

@@ -39,8 +39,8 @@ class DensityInfo(NamedTuple):
 
     def edges(self) -> NDArray[np.float64]:
         """log10 of the significance at the lower edge of each bin and the upper edge of the last, [257]."""
-        codes = self.first_code + CODES_PER_BIN * np.arange(BINS + 1) - 0.5
-        return (LOG2_LOW + (codes - 1) * LOG2_STEP) * math.log10(2)
+        codes = self.first_code + CODES_PER_BIN * np.arange(BINS + 1, dtype=np.float64) - 0.5
+        return np.asarray((LOG2_LOW + (codes - 1) * LOG2_STEP) * math.log10(2), dtype=np.float64)
 
 
 def ratio_of_sparsity(sparsity: float) -> float:

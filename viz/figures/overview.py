@@ -44,14 +44,14 @@ class Quantity(NamedTuple):
 
 
 QUANTITIES = {
-    "cross": Quantity("cross-modal", "share of the salient weights that serve both modalities", True, "cross"),
-    "vision": Quantity("vision-only", "share of the salient weights that serve vision alone", True, "vision"),
+    "cross": Quantity("cross-modal share", "share of the salient weights that serve both modalities", True, "cross"),
+    "vision": Quantity("vision-only share", "share of the salient weights that serve vision alone", True, "vision"),
     "language": Quantity(
-        "language-only", "share of the salient weights that serve language alone", True, "language"
+        "language-only share", "share of the salient weights that serve language alone", True, "language"
     ),
-    "ratio": Quantity("r", "share of all significance that unimodal weights carry", True, ""),
-    "error": Quantity("error", "output error after binarization, relative to the output", True, ""),
-    "bits": Quantity("bits", "stored bits per weight, everything counted", False, ""),
+    "ratio": Quantity("r, unimodal share", "share of all significance that unimodal weights carry", True, ""),
+    "error": Quantity("output error", "squared error of the output, relative to its square", True, ""),
+    "bits": Quantity("bits all-in", "stored bits per weight, everything counted", False, ""),
 }
 CLASS_NAMES = ("neither", "language-only", "vision-only", "cross-modal")
 

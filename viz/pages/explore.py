@@ -171,8 +171,8 @@ class ExploreData:
             "vision": _base64(encode(layer.pyramid.tile("vision", view, pooling))),
         }
         wanted = request.get("fields")
-        for name in FIELDS if isinstance(wanted, list) else ():
-            if name in wanted:
+        for name in FIELDS:
+            if isinstance(wanted, list) and name in wanted:
                 values = layer.weight if name == "weight" else self._codes(run, linear)[0]
                 tile[name] = _base64(layer.pyramid.tile_of(values, view, pooling))
         if view.factor > 1 and pooling == "max":
@@ -263,13 +263,18 @@ def boundaries(found: SignificanceMap) -> density.Boundaries:
     """Where a map's thresholds cut, read off the map: the smallest salient significance of each modality and
     the smallest difference that counts. Infinite where nothing is salient."""
     language, vision = found.language.numpy().reshape(-1), found.vision.numpy().reshape(-1)
-    cuts = [_smallest_of_top(values, found.thresholds.salient_top_p) for values in (language, vision)]
+    share, sparsity = found.thresholds.salient_top_p, found.thresholds.sparsity_thr
     among = np.abs(language - vision)[found.partition.numpy().reshape(-1) > 0]
     difference = math.inf
     if among.size:
         rank = int(found.thresholds.diff_quantile * (among.size - 1))
         difference = float(np.partition(among, rank)[rank])
-    return density.Boundaries(*cuts, difference, density.ratio_of_sparsity(found.thresholds.sparsity_thr))
+    return density.Boundaries(
+        language=_smallest_of_top(language, share),
+        vision=_smallest_of_top(vision, share),
+        difference=difference,
+        ratio=density.ratio_of_sparsity(sparsity),
+    )
 
 
 def _smallest_of_top(values: NDArray[np.float32], share: float) -> float:
@@ -318,4 +323,4 @@ def _figure(figure: Any) -> Any:
 
 def _base64(values: NDArray[Any]) -> str:
     """Little-endian bytes of an array, row by row."""
-    return base64.b64encode(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))).decode("ascii")
+    return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode("ascii")

@@ -51,11 +51,11 @@ def page(store: Store) -> gr.Blocks:
                     queue=False,
                 )
 
-        def select(event: gr.EventData, current: Selection) -> tuple[Selection, Any]:
+        def select(event: gr.EventData) -> tuple[Selection, Any]:
             sent = event._data if isinstance(event._data, Mapping) else {}
             chosen, _ = store.resolve(Selection.from_query(sent))
-            moved = gr.Tabs(selected=chosen.tab) if chosen.tab != current.tab else gr.skip()
-            return chosen, moved
+            # Only where a script asks: a person's own click has moved already, and may have moved on.
+            return chosen, gr.Tabs(selected=chosen.tab) if sent.get("move") is True else gr.skip()
 
         def restore(request: gr.Request) -> tuple[Selection, dict[str, Any], Any]:
             asked = Selection.from_query(dict(request.query_params))
@@ -63,7 +63,7 @@ def page(store: Store) -> gr.Blocks:
             return chosen, header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-        header.select(select, selection, [selection, tabs], **quiet)
+        header.select(select, None, [selection, tabs], **quiet)
         blocks.load(restore, None, [selection, header, tabs], **quiet)
     return blocks
 

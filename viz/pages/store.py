@@ -24,10 +24,9 @@ from viz.pages.jobs import Jobs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sab.models import LVLM
     from sab.runs import Run
     from sab.significance import SignificanceMap, Thresholds
-
-    from sab.models import LVLM
 
 TABS = ("explore", "binarize", "chat", "benchmark", "learn")
 KINDS = ("input", "fisher")
@@ -216,8 +215,8 @@ class Store:
             try:
                 self.runs()  # first what the overview needs
                 _ = self.lvlm
-            except SabError:
-                return
+            except SabError as error:
+                logging.getLogger(__name__).error("%s", error)  # the page says so too, where it is needed
 
         threading.Thread(target=load, name="load-model", daemon=True).start()
 
