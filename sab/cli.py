@@ -228,8 +228,12 @@ def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, *
     from sab.runs import Run
     from sab.sequential import quantize
 
+    def before(stage: str, share: float) -> None:
+        if stage not in lvlm.linears and not stage.startswith("block"):  # those are heard of as reports
+            progress(stage, share)
+
     started = time.monotonic()
-    for report in quantize(lvlm, recipe, directory, progress=progress, **shared):
+    for report in quantize(lvlm, recipe, directory, progress=before, **shared):
         progress(recipe.method, report.done / report.total, report.eta_seconds)
     run = Run.open(directory)
     progress.say(

@@ -23,6 +23,7 @@ import os
 import platform
 import secrets
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -391,6 +392,12 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
         run = Run.open(directory)
         if run.recipe != recipe or run.fingerprint != lvlm.fingerprint or list(run.names) != list(names):
             raise SabError(f"{directory} holds a run of another recipe or model; name another directory or delete it.")
+        if any(run.header.get(key) != header[key] for key in ("versions", "machine")) and not run.finished:
+            warnings.warn(
+                f"{directory} was begun with other versions, threads or hardware; "
+                "the linears still to come may differ in their last bits from an uninterrupted run.",
+                stacklevel=3,
+            )
         for leftover in directory.rglob(".tmp-*"):  # what a kill cut short
             leftover.unlink(missing_ok=True)
         return run

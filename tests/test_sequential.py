@@ -201,6 +201,13 @@ def test_foreign_and_damaged_directories_are_refused(whole: Path, tmp_path: Path
         list(_quantize(tmp_path / "run"))
 
 
+def test_continuing_under_other_conditions_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    next(_quantize(tmp_path / "run"))
+    monkeypatch.setattr(runs.platform, "machine", lambda: "another")
+    with pytest.warns(UserWarning, match="other versions, threads or hardware"):
+        next(_quantize(tmp_path / "run"))
+
+
 def test_a_full_disk_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = _quantize(tmp_path / "run")
     done = [next(running).name, next(running).name]
