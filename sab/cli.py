@@ -187,7 +187,7 @@ def _recipe(options: argparse.Namespace, method: str) -> Recipe:
     from sab.significance import Thresholds
 
     recipe = Recipe(
-        model=options.model,
+        model=str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model,
         method=method,
         thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
         sensitivity=options.sensitivity,
