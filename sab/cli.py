@@ -159,7 +159,7 @@ def _add_model(parser: Parser, about: str) -> None:
 
 
 def _add_recipe(parser: Parser) -> None:
-    parser.add_argument("--samples", type=int, default=128, help="calibration samples")
+    parser.add_argument("--samples", type=int, default=512, help="calibration samples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the calibration samples")
     parser.add_argument("--split", default="token", help="token or corpus")
     parser.add_argument("--sensitivity", default="input", help="input or fisher")

@@ -77,7 +77,7 @@ class Recipe:
     thresholds: Thresholds = field(default_factory=Thresholds)
     sensitivity: str = "input"
     split: str = "token"
-    samples: int = 128
+    samples: int = 512
     seed: int = 0
     iterations: int = 15
     parts: tuple[str, ...] = ("decoder",)

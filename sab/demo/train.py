@@ -4,7 +4,8 @@
    that are thrown away, and to write it as a sum of fixed random codes, one per label (a codebook).
 2. `language`: the decoder learns to read such sums of codes, without any picture (labels of drawn scenes stand in
    for the tower), together with written scenes, the almanac and computed answers. It needs no pictures, so it
-   sees many more scenes an hour; and since both sides speak the codebook, it does not wait for stage 1.
+   sees many more scenes an hour; and since both sides speak the codebook, it does not wait for stage 1. Early on,
+   the codes of characters move onto the decoder's own letter embeddings; the tower follows by a linear map.
 3. `joint`: tower and decoder together on pictures; a share of code batches stays in, and the heads stay on as an
    auxiliary loss with a small weight.
 
@@ -43,6 +44,7 @@ from sab.errors import SabError
 TOKENS = GRID * GRID
 STAGES = ("vision", "language", "joint")
 CODEBOOK_SEED = 11
+TIE_STEP = 300  # of the language stage: by then text has taught the decoder its letters (`Trainer.tie_spelt`)
 # Kinds of scenes the decoder is trained on: what is written is learned last, so it is shown most.
 KIND_SHARES = {"shapes": 32, "word": 23, "number": 11, "chart": 12, "receipt": 11, "form": 8, "grid": 3}
 LOOSE = 0.3  # share of questions put loosely (`phrasing.loosen`)
@@ -215,7 +217,7 @@ class Trainer:
         self.heads = nn.Linear(width, len(self.codes))
         self.model.to(self.device)  # type: ignore[arg-type]
         self.heads.to(self.device)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.tied = 0, 0.0, False
         self.optimizers = self._optimizers()
         if self.path.exists():
             self._load(torch.load(self.path, map_location=self.device, weights_only=True))
@@ -265,6 +267,8 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
+        if "codes" in state:
+            self.codes, self.tied = state["codes"], state["tied"]
 
     def _start_from(self, directory: Path) -> None:
         """Take what the earlier stages left: decoder from `language`, tower from `vision`, or a whole checkpoint."""
@@ -278,6 +282,42 @@ class Trainer:
         merged = {**language["model"], **{k: v for k, v in vision["model"].items() if ".visual." in k}}
         self.model.load_state_dict(merged)
         self.heads.load_state_dict(vision["heads"])
+        if language.get("tied"):
+            self._move_codes(language["codes"])
+
+    @torch.no_grad()
+    def tie_spelt(self) -> None:
+        """Make the codes of what is read (characters, bar values) speak the decoder's own letters and digits.
+
+        Each becomes the token's embedding (mean of its forms with and without a space, length 1) plus a mark of its
+        slot. Shapes and colours are few and learned at once; 36 characters in two places are not, and the decoder
+        already handles their tokens in text.
+        """
+        vocabulary = self.tokenizer.get_vocab()
+        embeddings = self.model.model.language_model.embed_tokens.weight
+        generator = torch.Generator().manual_seed(CODEBOOK_SEED + 1)
+        for offset, (slot, values) in zip(self.offsets.tolist(), SLOTS.items(), strict=True):
+            if slot not in ("left character", "right character", "bar value"):
+                continue
+            mark = torch.randn(embeddings.shape[1], generator=generator) * 0.5 * embeddings.shape[1] ** -0.5
+            for index, value in enumerate(values[1:], start=1):
+                forms = [vocabulary[form] for form in (value, "\u0120" + value) if form in vocabulary]
+                word = embeddings[forms].mean(0)
+                self.codes[offset + index] = word / word.norm() + mark.to(self.device)
+        self.tied = True
+
+    @torch.no_grad()
+    def _move_codes(self, codes: Tensor) -> None:
+        """Compose the map from this codebook to another into the merger's last linear (and its inverse into the
+        heads): y M with M = I + A⁺(B − A) takes every old code A to its new one B and leaves the rest alone."""
+        old = self.codes.double()
+        move = torch.eye(old.shape[1], dtype=torch.float64, device=self.device)
+        move += torch.linalg.pinv(old) @ (codes.double() - old)
+        last = self.model.model.visual.merger.mlp[2]
+        last.weight.copy_((last.weight.double().T @ move).T)
+        last.bias.copy_(last.bias.double() @ move)
+        self.heads.weight.copy_(torch.linalg.solve(move, self.heads.weight.double().T).T)
+        self.codes, self.tied = codes, True
 
     def save(self) -> None:
         """Write the state durably: temporary file, flush, rename."""
@@ -288,6 +328,8 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
+            "codes": self.codes,
+            "tied": self.tied,
         }
         partial = self.path.with_suffix(".tmp")
         with partial.open("wb") as file:
@@ -438,6 +480,9 @@ class Trainer:
             if share >= 1:
                 break
             self.decay = 1.0 if share < 1 - cool_down else 0.1 + 0.9 * (1 - share) / cool_down
+            if self.stage == "language" and not self.tied and self.step >= TIE_STEP:
+                self.tie_spelt()
+                yield {"stage": self.stage, "step": self.step, "share": round(share, 4), "event": "spelt codes tied"}
             before = time.monotonic()
             for name, value in self.train_step().items():
                 sums.setdefault(name, []).append(value)
