@@ -67,7 +67,7 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     message.textContent = turn.message || '';
     message.classList.toggle('bad', turn.state === 'failed');
     const shown = JSON.stringify(turn.facts || []);
-    const foot = node.querySelector('footer');
+    const foot = node.querySelector('.cv-foot');
     if (foot.dataset.shown !== shown) { foot.replaceChildren(facts(turn.facts)); foot.dataset.shown = shown; }
   }
 
@@ -77,7 +77,7 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     node.append(question);
     for (const name of SIDES) {
       const answer = make('article', `cv-answer ${name}`);
-      answer.append(make('p', 'cv-text'), make('p', 'cv-message'), make('footer', ''));
+      answer.append(make('p', 'cv-text'), make('p', 'cv-message'), make('div', 'cv-foot'));
       node.append(answer);
     }
     verdict.setAttribute('role', 'status');

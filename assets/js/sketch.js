@@ -128,10 +128,19 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
       for (let each = left; each < width && near(row * width + each); each++) {
         const index = row * width + each;
         done[index] = 1;
-        data[index * 4] = red; data[index * 4 + 1] = green; data[index * 4 + 2] = blue; data[index * 4 + 3] = 255;
         if (row > 0) { const open = near(index - width); if (open && !above) stack.push([each, row - 1]); above = open; }
         if (row + 1 < height) { const open = near(index + width); if (open && !below) stack.push([each, row + 1]); below = open; }
       }
+    }
+    // One pixel beyond the area, or the smoothed edge of a line would leave a pale seam.
+    const paint = (index) => { data.set([red, green, blue, 255], index * 4); };
+    for (let index = 0; index < done.length; index++) {
+      if (!done[index]) continue;
+      paint(index);
+      if (index % width) paint(index - 1);
+      if (index % width < width - 1) paint(index + 1);
+      if (index >= width) paint(index - width);
+      if (index < done.length - width) paint(index + width);
     }
     pen.putImageData(image, 0, 0);
   }

@@ -55,7 +55,15 @@ def build(store: Store, shared: Shared) -> None:
     listed = table("benchmark-table")
     with gr.Row(elem_id="benchmark-actions"):
         questions = gr.Slider(
-            50, 2000, value=200, step=50, label="Questions", info="held out from training", min_width=200, scale=2
+            50,
+            2000,
+            value=200,
+            step=50,
+            label="Questions",
+            info="held out from training",
+            elem_id="benchmark-questions",
+            min_width=200,
+            scale=2,
         )
         with gr.Column(scale=3, min_width=300):
             with gr.Row():

@@ -85,9 +85,18 @@ def build(store: Store, shared: Shared) -> None:
             scope = gr.Radio([WHOLE, BLOCK, LAYER], value=WHOLE, label="Layers", elem_id="binarize-scope")
             block = gr.Number(value=0, precision=0, minimum=0, label="Block", visible=False, elem_id="binarize-block")
             with gr.Row():
-                samples = gr.Slider(16, 512, value=128, step=16, label="Calibration samples", min_width=150)
+                samples = gr.Slider(
+                    16, 512, value=128, step=16, label="Calibration samples", min_width=150, elem_id="binarize-samples"
+                )
                 questions = gr.Slider(
-                    0, 1000, value=200, step=50, label="Held-out questions", info="asked after the run", min_width=150
+                    0,
+                    1000,
+                    value=200,
+                    step=50,
+                    label="Held-out questions",
+                    info="asked after the run",
+                    min_width=150,
+                    elem_id="binarize-questions",
                 )
             seed = gr.Number(value=0, precision=0, minimum=0, label="Seed", elem_id="binarize-seed")
             with gr.Row():

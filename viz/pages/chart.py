@@ -52,7 +52,6 @@ def chart(title: str, value: dict[str, Any] | None = None, elem_id: str | None =
         head=script_tags("chart.js"),
         apply_default_css=False,
         elem_id=elem_id,
-        elem_classes="sab-chart",
     )
 
 

@@ -97,7 +97,7 @@ def build(store: Store, shared: Shared) -> None:
                 again = gr.Button("Regenerate", size="sm", min_width=100, elem_id="chat-again")
                 clear = gr.Button("Clear", size="sm", min_width=100, elem_id="chat-clear")
             with gr.Accordion("How they answer", open=False, elem_id="chat-settings"), gr.Row():
-                length = gr.Slider(8, 256, value=64, step=8, label="Longest answer, tokens")
+                length = gr.Slider(8, 256, value=64, step=8, label="Longest answer, tokens", elem_id="chat-length")
                 temperature = gr.Slider(
                     0.0, 1.5, value=0.0, step=0.1, label="Temperature", info="0: always the likeliest token"
                 )
@@ -110,7 +110,7 @@ def build(store: Store, shared: Shared) -> None:
     def choices(event: gr.EventData, followed: str) -> tuple[Any, Any, str]:
         """Both lists of models; the right side follows the run chosen in the header."""
         selection = signalled(store, event)
-        names = [(FULL, ""), *((f"{run.name} · {run.id}", run.id) for run in store.runs())]
+        names = [(FULL, ""), *model_names(store)]
         if selection.run == followed:
             return gr.Dropdown(choices=names), gr.Dropdown(choices=names), followed
         return gr.Dropdown(choices=names), gr.Dropdown(choices=names, value=selection.run), selection.run
@@ -292,6 +292,13 @@ def model_head(store: Store, run_id: str) -> dict[str, Any]:
     tags = [f"{run.bits_all_in:.2f} bits all-in", f"{run.bits_nominal:.2f} nominal", "simulated"]
     facts = [["weights in memory", f"{memory}, dequantized"], ["packed linears", f"{run.bytes / 1e6:.2f} MB"]]
     return {"name": run.name, "tags": tags, "facts": facts}
+
+
+def model_names(store: Store) -> list[tuple[str, str]]:
+    """Name and id of every run; runs of one name are told apart by their id."""
+    runs = store.runs()
+    names = [run.name for run in runs]
+    return [(run.name if names.count(run.name) == 1 else f"{run.name} · {run.id}", run.id) for run in runs]
 
 
 def weight_bytes(store: Store) -> int:

@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -65,6 +66,7 @@ class Job:
     total: int = 0
     reports: list[LinearReport] = field(default_factory=list)
     message: str = ""
+    note: str = ""  # something to know about the result, such as too few calibration tokens
     version: int = 0
     began: float = 0.0
     seconds: float = 0.0
@@ -200,6 +202,8 @@ def apply_news(job: Job, name: str, value: Any) -> None:
         job.stage, job.share, job.remaining = value
     elif name == "total":
         job.total = value
+    elif name == "note":
+        job.note = value
     elif name == "ended":
         job.state, job.message = value
         job.seconds = now - job.began if job.began else 0.0
@@ -306,9 +310,12 @@ def binarize(simulated: LVLM, recipe: Recipe, directory: Path, stop: Any, tell: 
         if stage not in simulated.linears and not stage.startswith("block"):
             tell("stage", (stage, share, None))
 
-    for report in sequential.quantize(simulated, recipe, directory, stop, progress=progress):
-        done = report.done
-        tell("report", replace(report, total=total))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: tell("note", str(message))
+        for report in sequential.quantize(simulated, recipe, directory, stop, progress=progress):
+            done = report.done
+            tell("report", replace(report, total=total))
     return done
 
 

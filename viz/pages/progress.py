@@ -48,7 +48,7 @@ def progress_value(job: Job, before: int, facts: Sequence[tuple[str, str]] = ())
         "stage": stage,
         "share": job.share if running else 1.0 if job.state == jobs.DONE else None,
         "left": f"{about(job.remaining)} left" if running and job.remaining is not None else "",
-        "message": job.message,
+        "message": " ".join(part for part in (job.message, job.note) if part),
         "facts": [list(fact) for fact in facts],
     }
 

@@ -1,0 +1,142 @@
+"""Conversations stay with their visitor, take nothing forged, and wait their turn."""
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from sab.chat import TokenEvent
+from sab.errors import SabError
+from viz.pages import conversation as talk
+from viz.pages.conversation import Conversation, Conversations, Gate, Settings
+
+RUNS = {"left": "", "right": "a-run"}
+RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+
+
+def event(text: str, token: int, seconds: float = 0.1) -> TokenEvent:
+    return TokenEvent(text, token, -0.5, [(text, 0.6), ("other", 0.1)], seconds)
+
+
+def ask(conversation: Conversation, prompt: object, picture: Image.Image | None = None) -> bool:
+    return conversation.ask(prompt, picture, RUNS, Settings(), Gate())
+
+
+def answered(prompt: str, picture: Image.Image | None = None) -> Conversation:
+    conversation = Conversation()
+    ask(conversation, prompt, picture)
+    for side, word, token in (("left", "red", 1), ("right", "blue", 2)):
+        reply = conversation.turns[0].replies[side]
+        reply.events += [event("It is ", 7, 0.2), event(word, token, 0.3)]
+        reply.state = talk.DONE
+    return conversation
+
+
+@pytest.mark.parametrize("prompt", ["", "   \n", None, 3, ["x"]])
+def test_an_empty_question_is_refused_in_one_sentence(prompt: object) -> None:
+    conversation = Conversation()
+    with pytest.raises(SabError, match="Write a question first"):
+        ask(conversation, prompt)
+    assert conversation.turns == []
+
+
+def test_nothing_is_lost_when_a_question_comes_too_early() -> None:
+    conversation = Conversation()
+    ask(conversation, "one")
+    with pytest.raises(SabError, match="still being answered"):
+        ask(conversation, "two")
+    assert [turn.prompt for turn in conversation.turns] == ["one"]
+
+
+def test_each_side_reads_its_own_answers() -> None:
+    conversation = answered("Which colour?")
+    ask(conversation, "Sure?")
+    turn = conversation.turns[1]
+    assert conversation.messages("left", turn)[1]["content"] == "It is red"
+    assert conversation.messages("right", turn)[1]["content"] == "It is blue"
+    assert conversation.messages("left", turn)[-1] == {"role": "user", "content": "Sure?"}
+
+
+def test_another_picture_is_another_conversation() -> None:
+    conversation = answered("Which colour?", RED)
+    assert not ask(conversation, "Sure?", RED.copy())
+    for reply in conversation.turns[-1].replies.values():
+        reply.state = talk.DONE
+    assert ask(conversation, "And now?", BLUE)
+    assert [turn.prompt for turn in conversation.turns] == ["And now?"]
+
+
+def test_the_first_token_that_differs_is_marked_on_both_sides() -> None:
+    conversation = answered("Which colour?")
+    assert [conversation.answers(side)[0]["diverged"] for side in talk.SIDES] == [1, 1]
+    facts = dict(conversation.answers("left")[0]["facts"])
+    assert facts["first token"] == "0.20 s"
+    assert facts["speed"] == "10 tokens/s"
+
+
+def test_a_side_is_written_by_one_generator_only() -> None:
+    conversation = Conversation()
+    ask(conversation, "one")
+    assert conversation.claim("left") is conversation.turns[0]
+    assert conversation.claim("left") is None
+
+
+def test_words_are_plain_text() -> None:
+    conversation = Conversation()
+    ask(conversation, "<img src=x onerror=alert(1)>")
+    assert conversation.questions()[0]["text"] == "<img src=x onerror=alert(1)>"
+
+
+def test_an_unknown_id_gets_a_conversation_of_its_own() -> None:
+    kept = Conversations(most=2)
+    one = kept.get("guess")
+    assert one.id != "guess"
+    assert kept.get(one.id) is one
+    others = [kept.get("x"), kept.get("y")]
+    assert kept.get(one.id) not in [one, *others]  # forgotten: only the last two are kept
+
+
+def test_a_drawing_arrives_pixel_for_pixel() -> None:
+    picture = talk.picture_from_url(talk.data_url(RED))
+    assert picture is not None
+    assert talk.same_picture(picture, RED)
+    assert talk.picture_from_url(None) is None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "data:image/png;base64,????",
+        "data:text/html;base64,AAAA",
+        "/etc/passwd",
+        {"path": "/etc/passwd"},
+        "data:image/png;base64," + base64.b64encode(b"not a picture").decode(),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_sentence(sent: object) -> None:
+    with pytest.raises(SabError):
+        talk.picture_from_url(sent)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    with pytest.raises(SabError):
+        talk.picture_from_url("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+
+
+def test_the_line_is_served_in_order_and_forgets_who_left() -> None:
+    gate = Gate(places=1, patience=0.0)
+    first, second = gate.join(), gate.join()
+    patient = Gate(places=1, patience=60.0)
+    one, two, three = patient.join(), patient.join(), patient.join()
+    assert patient.ahead(one) == 0
+    assert patient.ahead(one) == 0  # the other side of the same question
+    assert [patient.ahead(two), patient.ahead(three)] == [1, 2]
+    patient.leave(one)
+    assert patient.ahead(two) == 1
+    patient.leave(one)
+    assert [patient.ahead(two), patient.ahead(three)] == [0, 1]
+    assert gate.ahead(second) == 0  # `first` never came back
+    assert first.users == 0

@@ -1,0 +1,174 @@
+"""The line of jobs: one at a time, others told their place, crashes and stops lose nothing that is finished."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sab.errors import SabError
+from viz.pages import jobs as line
+from viz.pages.jobs import Job, Jobs, Task
+from viz.pages.progress import about, progress_value
+
+
+class Actor:
+    """Stands in for the worker process: sends what the test tells it to."""
+
+    script: Callable[[Task], Iterator[tuple[str, Any]]]
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.alive = True
+
+    def work(self, task: Task) -> Iterator[tuple[str, Any]]:
+        return type(self).script(task)
+
+    def close(self) -> int:
+        self.alive = False
+        return -9
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    monkeypatch.setattr(line, "_Worker", Actor)
+    return Jobs()
+
+
+def task(name: str) -> Task:
+    return Task(None, f"/runs/{name}", None, 10)
+
+
+def ended(job: Job) -> None:
+    limit = time.monotonic() + 10
+    while not job.ended:
+        assert time.monotonic() < limit, job
+        time.sleep(0.01)
+
+
+def test_one_job_works_while_the_others_hear_their_place(jobs: Jobs) -> None:
+    go = threading.Event()
+
+    def script(_: Task) -> Iterator[tuple[str, Any]]:
+        yield "stage", ("fitting", 0.5, 30.0)
+        go.wait(10)
+        yield "ended", (line.DONE, "")
+
+    Actor.script = staticmethod(script)
+    first, second, third = (jobs.submit(task(name), name) for name in "abc")
+    while first.stage != "fitting":
+        time.sleep(0.01)
+    assert [jobs.before(each) for each in (first, second, third)] == [0, 1, 2]
+    assert "1 job before yours" in progress_value(second, jobs.before(second))["stage"]
+    assert progress_value(first, 0)["left"] == "about 30 seconds left"
+    jobs.stop(third)
+    assert third.state == line.STOPPED
+    go.set()
+    ended(second)
+    assert [first.state, second.state] == [line.DONE, line.DONE]
+
+
+def test_a_crash_ends_one_job_with_a_sentence_and_the_next_one_works(jobs: Jobs) -> None:
+    def script(work: Task) -> Iterator[tuple[str, Any]]:
+        if work.directory.endswith("bad"):
+            raise EOFError
+        yield "ended", (line.DONE, "")
+
+    Actor.script = staticmethod(script)
+    bad, good = jobs.submit(task("bad"), "bad"), jobs.submit(task("good"), "good")
+    ended(bad)
+    ended(good)
+    assert (bad.state, bad.message) == (line.FAILED, line.CRASHED)
+    assert good.state == line.DONE
+
+
+def test_a_run_cannot_be_made_twice_at_once_and_the_line_is_bounded(jobs: Jobs) -> None:
+    go = threading.Event()
+
+    def script(_: Task) -> Iterator[tuple[str, Any]]:
+        go.wait(10)
+        yield "ended", (line.DONE, "")
+
+    Actor.script = staticmethod(script)
+    jobs.submit(task("same"), "same")
+    with pytest.raises(SabError, match="worked on already"):
+        jobs.submit(task("same"), "same")
+    for number in range(line.LONGEST_LINE - 1):
+        jobs.submit(task(str(number)), "more")
+    with pytest.raises(SabError, match="waiting already"):
+        jobs.submit(task("too many"), "too many")
+    go.set()
+
+
+def test_followers_see_the_end_even_when_they_come_late(jobs: Jobs) -> None:
+    Actor.script = staticmethod(lambda _: iter([("ended", (line.DONE, "ready"))]))
+    job = jobs.submit(task("quick"), "quick")
+    ended(job)
+    assert [each.message for each in jobs.follow(job)] == ["ready"]
+    assert jobs.get(job.id) is job
+    assert jobs.get({"forged": 1}) is None
+
+
+def test_remaining_time_is_said_in_words() -> None:
+    assert about(3) == "a few seconds"
+    assert about(42) == "about 40 seconds"
+    assert about(130) == "about 2 minutes"
+
+
+class Told:
+    """Collects what the bench tells."""
+
+    def __init__(self) -> None:
+        self.news: list[tuple[str, Any]] = []
+
+    def __call__(self, name: str, value: Any) -> None:
+        self.news.append((name, value))
+
+
+def test_a_stopped_run_keeps_its_layers_and_resumes_to_the_end(tmp_path: Path) -> None:
+    from sab import models, runs
+    from sab.runs import Recipe
+
+    names = tuple(name for name in models.load().decoder_linears if ".layers.0.self_attn." in name)
+    recipe = Recipe(method="xnor", samples=2, linears=names)
+    bench, told, stop = line.Bench(), Told(), threading.Event()
+
+    def tell(name: str, value: Any) -> None:
+        told(name, value)
+        if name == "report":
+            stop.set()
+
+    work = Task(None, str(tmp_path / "run"), recipe, 0)
+    state, sentence = bench.perform(work, stop, tell)
+    assert (state, sentence[:8]) == (line.STOPPED, "Stopped:")
+    assert len(runs.Run.open(tmp_path / "run").reports) == 1
+    stop.clear()
+    assert bench.perform(work, stop, told)[0] == line.DONE
+    run = runs.Run.open(tmp_path / "run")
+    assert run.finished
+    assert tuple(run.reports) == names
+
+
+def test_an_evaluation_is_stored_with_its_control_and_its_distance(tmp_path: Path) -> None:
+    from sab import models, runs
+    from sab.runs import Recipe
+
+    name = next(iter(models.load().decoder_linears))
+    bench, told = line.Bench(), Told()
+    stop = threading.Event()
+    work = Task(None, str(tmp_path / "run"), Recipe(method="xnor", samples=2, linears=(name,)), 8, blank=True)
+    assert bench.perform(work, stop, told) == (line.DONE, "")
+    stored = runs.Run.open(tmp_path / "run").accuracy
+    assert stored is not None
+    assert stored["counts"]["overall"] == 8
+    assert stored["blank_picture"]["counts"]["overall"] == 8
+    assert stored["divergence"]["kl"] >= 0
+    shares = [value[1] for kind, value in told.news if kind == "stage" and "question" in value[0]]
+    assert shares == sorted(shares)
+    stop.set()
+    assert bench.perform(Task(None, str(tmp_path / "run"), None, 8), stop, told)[0] == line.STOPPED
+    assert runs.Run.open(tmp_path / "run").accuracy == stored

@@ -1,0 +1,109 @@
+"""Figures of Binarize, Benchmark and Learn: their arrays say what was given, nothing breaks on nothing."""
+
+import numpy as np
+import pytest
+
+from viz import theme
+from viz.figures import (
+    bit_breakdown,
+    bits_accuracy,
+    category_bars,
+    layer_error,
+    one_bit,
+    sparsity_curve,
+    weight_block,
+    weighting,
+)
+
+
+def test_layers_not_done_yet_leave_room_without_a_bar() -> None:
+    info = layer_error.info(["a", "b", "c"], [0, 0, 1], ["q", "k", "q"], [0.1, 0.25, None], "sab")
+    drawn = layer_error.figure(info)
+    assert drawn.data[0].y[:2] == pytest.approx([10.0, 25.0])
+    assert np.isnan(drawn.data[0].y[2])
+    assert list(drawn.layout.xaxis.ticktext) == ["block 0", "block 1"]
+    with pytest.raises(ValueError, match="one entry per linear"):
+        layer_error.info(["a"], [0, 1], ["q"], [0.1], "sab")
+
+
+def test_points_stand_at_all_in_bits_and_point_back_to_nominal() -> None:
+    runs = [
+        bits_accuracy.Measured("SAB", "sab", 1.1, 2.8, 900, 0.7, 0.65, 0.75),
+        bits_accuracy.Measured("XNOR", "xnor", 1.0, 1.25, 400, 0.4, 0.35, 0.45),
+    ]
+    info = bits_accuracy.info(runs, (0.8, 0.75, 0.85))
+    assert info.names == ("XNOR", "SAB")
+    drawn = bits_accuracy.figure(info)
+    filled = [trace for trace in drawn.data if trace.mode == "markers+text"]
+    assert [trace.x[0] for trace in filled] == [1.25, 2.8]
+    assert filled[1].error_y.array[0] == pytest.approx(5.0)
+    assert filled[1].marker.color == theme.method_colour("sab")
+    assert "80.0 %" in drawn.layout.annotations[0].text
+
+
+def test_a_category_nobody_was_asked_about_has_no_bar() -> None:
+    scores = [category_bars.Scores("SAB", "sab", {"counting": (0.5, 0.4, 0.6)})]
+    info = category_bars.info(scores, ["counting", "logic"])
+    assert info.shares[0, 0] == pytest.approx([0.5, 0.4, 0.6])
+    assert np.isnan(info.shares[0, 1]).all()
+
+
+def test_two_runs_of_one_method_differ_in_pattern() -> None:
+    scores = [category_bars.Scores(name, "sab", {"logic": (0.5, 0.4, 0.6)}) for name in ("one", "two")]
+    shapes = [trace.marker.pattern.shape for trace in category_bars.figure(category_bars.info(scores, ["logic"])).data]
+    assert shapes[0] != shapes[1]
+
+
+def test_stacked_parts_add_up_to_all_in_bits() -> None:
+    info = bit_breakdown.info(["run"], [{"signs": 100, "row scales": 30, "nothing": 0}], [100], [1.1])
+    assert info.parts == ("signs", "row scales")
+    assert info.bits.sum(1) == pytest.approx([1.3])
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_to_show_is_still_a_figure(dark: bool) -> None:
+    layer_error.figure(layer_error.info([], [], [], [], "sab"), dark)
+    bits_accuracy.figure(bits_accuracy.info([]), dark)
+    category_bars.figure(category_bars.info([], []), dark)
+    bit_breakdown.figure(bit_breakdown.info([], [], [], []), dark)
+    weighting.figure(weighting.info(0.5, [0, 1], [0.5, 0.5], []), dark)
+
+
+def test_lost_energy_is_that_of_the_error() -> None:
+    info = one_bit.info([3.0, -1.0], [2.0, -2.0])
+    assert info.lost == pytest.approx(2 / 10)
+    assert info.levels == 2
+    assert info.weight.tolist() == [-1.0, 3.0]
+    assert one_bit.info([0.0, 0.0], [0.0, 0.0]).lost == 0.0
+
+
+def test_the_weight_lies_on_the_sparsity_curve() -> None:
+    ratio = np.linspace(-3, 3, 7)
+    info = sparsity_curve.info(1.0, 4.0, 0.6, ratio, np.abs(ratio) / 3, 0.005)
+    dot = sparsity_curve.figure(info).data[2]
+    assert (dot.x[0], dot.y[0]) == (2.0, 0.6)
+    with pytest.raises(ValueError, match="above 0"):
+        sparsity_curve.info(0.0, 1.0, 1.0, ratio, ratio, 0.005)
+
+
+def test_shares_of_a_layer_add_up_to_one() -> None:
+    info = weighting.info(0.7, [0, 1], [0.3, 0.7], np.array([[0.5, 1.5], [0.5, 99.0]]))
+    assert info.shares.sum() == pytest.approx(1.0)
+    assert info.shares[-1] == pytest.approx(0.25)
+
+
+def test_the_microscope_rebuilds_weights_from_signs_and_scales() -> None:
+    signs = np.array([[[[1, -1], [1, 1]]], [[[1, -1], [-1, 1]]]])
+    row, column = [[[2.0, 3.0]], [[2.0, 3.0]]], [[[1.0, 0.5]], [[1.0, 0.5]]]
+    info = weight_block.info([[2.0, -1.0], [-3.0, 1.5]], [[1.0]], signs, row, column, None, [9.0, 0.0])
+    assert info.binarized[1].tolist() == [[2.0, -1.0], [-3.0, 1.5]]
+    assert info.flips.tolist() == [0, 1]
+    error = weight_block.figure(info, 1).data[4]
+    assert not np.any(error.z)
+
+
+def test_two_signs_are_shown_as_four_places() -> None:
+    signs = np.array([[[[1, 1, -1, -1]], [[1, -1, 1, -1]]]])
+    info = weight_block.info([[3.0, 1.0, -1.0, -3.0]], [[1.0]], signs, [[[2.0], [1.0]]], None, [[0.0]], [0.0])
+    assert info.codes[0, 0] == pytest.approx([1, 1 / 3, -1 / 3, -1])
+    assert info.binarized[0, 0] == pytest.approx([3, 1, -1, -3])
