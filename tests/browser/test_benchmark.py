@@ -30,9 +30,9 @@ def test_an_evaluation_reaches_the_table_the_charts_and_the_files(visitor: Visit
     page.wait_for_function("document.querySelector('#benchmark-table tr.can th')?.textContent.includes('SAB')")
     row = page.inner_text("#benchmark-table tr.can")
     assert "n = 50" in row
-    page.wait_for_selector("#benchmark-bits .scatterlayer .trace")
-    page.wait_for_selector("#benchmark-categories .barlayer .point")
-    page.wait_for_selector("#benchmark-parts .barlayer .point")
+    page.wait_for_selector("#benchmark-bits .scatterlayer .trace", state="attached")
+    page.wait_for_selector("#benchmark-categories .barlayer .point", state="attached")
+    page.wait_for_selector("#benchmark-parts .barlayer .point", state="attached")
     assert "do not predict" in page.inner_text("#benchmark-note")
     with page.expect_download() as waiting:
         page.click("#benchmark-json")

@@ -53,7 +53,7 @@ def test_the_layer_in_explore_is_run_again_and_chosen(visitor: Visitor, another_
         "(before) => document.querySelectorAll('#binarize-runs tbody tr').length > before", arg=before
     )
     page.wait_for_function("SabLens.state.run !== 'browser-run'")
-    page.wait_for_selector("#binarize-errors .barlayer .point")
+    page.wait_for_selector("#binarize-errors .barlayer .point", state="attached")
     facts = page.inner_text("#binarize-progress .pg-facts")
     assert "all-in" in facts
     assert "nominal" in facts
@@ -68,7 +68,7 @@ def test_a_stopped_run_keeps_its_layers_and_is_resumed_after_a_reload(visitor: V
     page = open_form(visitor)
     quick(page)
     page.click("#binarize-run")
-    page.wait_for_selector("#binarize-errors .barlayer .point")
+    page.wait_for_selector("#binarize-errors .barlayer .point", state="attached")
     page.reload()
     page.wait_for_function("document.querySelector('#binarize-progress .pg-title')?.textContent.includes('SAB')")
     page.click("#binarize-stop")

@@ -50,7 +50,7 @@ def test_the_microscope_goes_round_by_round(visitor: Visitor) -> None:
 
 def test_equal_significance_is_shared_and_unequal_is_not(visitor: Visitor) -> None:
     page = open_learn(visitor)
-    page.wait_for_selector("#learn-sparsity .scatterlayer .trace")
+    page.wait_for_selector("#learn-sparsity .scatterlayer .trace", state="attached")
     slide(page, "#learn-sparsity", 2, 0)
     assert "ρ = 0.000" in slide(page, "#learn-sparsity", 2, 1)
     assert "vision needs this weight" in slide(page, "#learn-sparsity", 8, 1)
@@ -58,7 +58,7 @@ def test_equal_significance_is_shared_and_unequal_is_not(visitor: Visitor) -> No
 
 def test_a_ratio_of_one_half_switches_the_map_off(visitor: Visitor) -> None:
     page = open_learn(visitor)
-    page.wait_for_selector("#learn-weighting .barlayer .point")
+    page.wait_for_selector("#learn-weighting .barlayer .point", state="attached")
     assert "changes nothing" in slide(page, "#learn-weighting", 10)
     assert "count more" in slide(page, "#learn-weighting", 20)
 

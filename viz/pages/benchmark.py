@@ -20,8 +20,8 @@ from viz.figures import bit_breakdown, bits_accuracy, category_bars
 from viz.pages.binarize import checked_questions
 from viz.pages.chart import chart, chart_value, no_chart
 from viz.pages.jobs import Task
+from viz.pages.memory import memory
 from viz.pages.notice import notice
-from viz.pages.opened import when_opened
 from viz.pages.progress import progress_card, progress_value
 from viz.pages.results import (
     FULL,
@@ -83,7 +83,7 @@ def build(store: Store, shared: Shared) -> None:
         with gr.Column(scale=1, min_width=340):
             bars = chart("Accuracy by category", no_chart(NOTHING), "benchmark-categories")
 
-    mine = gr.BrowserState("", storage_key="sab-lens-evaluation")
+    mine = memory("evaluation")
 
     def draw() -> dict[Any, Any]:
         found = results(store)
@@ -152,7 +152,7 @@ def build(store: Store, shared: Shared) -> None:
     as_csv.click(export_csv, None, [file, said], **at_once).then(None, js=fetch)
     as_json.click(export_json, None, [file, said], **at_once).then(None, js=fetch)
     selection_signal("benchmark").select(draw, None, drawn, **at_once)
-    when_opened(**followed)
+    mine.select(**followed)
 
 
 def results_table(found: Sequence[Result]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sab.errors import SabError
 from viz.figures import layer_error
 from viz.pages.chart import chart, chart_value, no_chart
 from viz.pages.jobs import Job, Task
+from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
 from viz.pages.progress import duration, progress_card, progress_value
@@ -112,7 +113,7 @@ def build(store: Store, shared: Shared) -> None:
                 resume = gr.Button("Resume the chosen run", size="sm", elem_id="binarize-resume")
                 packed = gr.DownloadButton(visible="hidden", elem_id="binarize-zip")
 
-    mine = gr.BrowserState("", storage_key="sab-lens-job")
+    mine = memory("job")
     recipe_inputs = [method, *sliders.values(), sensitivity, iterations, scope, block, samples, seed, questions]
 
     def fill() -> tuple[Any, ...]:
@@ -208,7 +209,7 @@ def build(store: Store, shared: Shared) -> None:
         None, js="() => document.querySelector('#binarize-zip')?.click()"
     )
     when_opened(fn=fill, outputs=[method, iterations, samples, seed], **at_once)
-    when_opened(**followed)  # after a reload, a job that still runs is followed again
+    mine.select(**followed)  # after a reload, a job that still runs is followed again
 
 
 def new_task(store: Store, selection: Selection, values: tuple[Any, ...]) -> tuple[Task, str]:
