@@ -1,0 +1,100 @@
+"""Claims about training the embedded model: it resumes to the same weights, and the codebook can be moved."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sab.demo import train
+from sab.demo.model import WIDTH, build_config, build_model, build_tokenizer, save
+from sab.demo.scenes import SLOTS
+from sab.demo.train import STAGES, Trainer, codebook, slot_offsets
+from sab.errors import SabError
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Batches of three, so that a step takes a moment."""
+    plans = {stage: replace(plan, batch=3, turns=2) for stage, plan in train.PLANS.items()}
+    monkeypatch.setattr(train, "PLANS", plans)
+
+
+def filled() -> torch.Tensor:
+    """Which codes stand for a value (the first of each slot means "nothing")."""
+    chosen = torch.ones(sum(len(values) for values in SLOTS.values()), dtype=torch.bool)
+    chosen[torch.from_numpy(slot_offsets())] = False
+    return chosen
+
+
+def run(stage, state, steps, **options):
+    trainer = Trainer(stage, state, 0, "cpu", **options)
+    list(trainer.run(1, steps, 0.0))
+    return trainer
+
+
+@pytest.mark.parametrize("stage", ["vision", "language"])
+def test_a_stopped_training_goes_on_to_the_same_weights(stage, small, tmp_path):
+    whole = run(stage, tmp_path / "whole", 2)
+    run(stage, tmp_path / "parts", 1)
+    parts = run(stage, tmp_path / "parts", 1)
+    assert parts.step == whole.step == 2
+    for (name, one), two in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_each_stage_changes_only_its_own_part(small, tmp_path):
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    before = build_model(build_config(tokenizer)).state_dict()
+    for stage, part in (("vision", ".visual."), ("language", "language_model")):
+        after = run(stage, tmp_path / stage, 1).model.state_dict()
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert moved
+        assert all(part in name or "lm_head" in name for name in moved), stage
+
+
+def test_joint_takes_the_tower_and_the_decoder_of_the_earlier_stages(small, tmp_path):
+    for stage in ("vision", "language"):
+        run(stage, tmp_path, 1)
+    joint = Trainer("joint", tmp_path, 0, "cpu", tmp_path)
+    parts = {s: torch.load(tmp_path / f"{s}.pt", weights_only=True)["model"] for s in ("vision", "language")}
+    for name, value in joint.model.state_dict().items():
+        assert torch.equal(value, parts["vision" if ".visual." in name else "language"][name]), name
+
+
+def test_codes_stay_independent_when_those_of_characters_become_letters(tmp_path):
+    trainer = Trainer("language", tmp_path, 0, "cpu")
+    trainer.tie_spelt()
+    assert torch.linalg.matrix_rank(trainer.codes[filled()]) == int(filled().sum())
+    assert not trainer.codes[~filled()].any()
+
+
+def test_the_tower_follows_the_codebook_by_a_linear_map(tmp_path):
+    trainer = Trainer("language", tmp_path, 0, "cpu")
+    old = codebook(WIDTH)
+    trainer.tie_spelt()
+    new = trainer.codes.clone()
+    trainer.codes = old
+    last = trainer.model.model.visual.merger.mlp[2]
+    last.weight.data.zero_()
+    scene = old[[3, 12, 25]].sum(0)
+    last.bias.data.copy_(scene)
+    logits = trainer.heads(scene)
+    trainer._move_codes(new)
+    torch.testing.assert_close(last.bias.data, new[[3, 12, 25]].sum(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(trainer.heads(last.bias.data), logits, atol=2e-2, rtol=1e-2)
+
+
+def test_training_continues_from_a_checkpoint_with_its_vocabulary(small, tmp_path):
+    tokenizer = build_tokenizer(seed=1)
+    save(build_model(build_config(tokenizer)), tokenizer, tmp_path / "checkpoint")
+    trainer = Trainer("joint", tmp_path / "state", 0, "cpu", tmp_path / "checkpoint")
+    assert trainer.tokenizer.get_vocab() == tokenizer.get_vocab()
+    figures = trainer.train_step()
+    assert figures["loss"] > 0
+
+
+def test_a_length_of_nothing_is_refused(tmp_path):
+    assert STAGES == ("vision", "language", "joint")
+    with pytest.raises(SabError, match="above zero"):
+        train.main(["--minutes", "0", "--state", str(tmp_path)])
