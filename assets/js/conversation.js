@@ -2,6 +2,7 @@
 // Props: `questions` [{text, picture}] and, per side, `left` and `right`:
 // {name, tags: [str], facts: [[label, value]], turns: [Turn]} with
 // Turn {state, message, facts, ended, tokens: [{text, prob, top: [[text, prob]]}], diverged: index | null}.
+// While an answer is written, `left_news` and `right_news` bring only its end: {turn, from, ...Turn}.
 // Words reach the page by textContent only, so nothing a visitor or a model writes is read as HTML.
 SabLens.mountConversation = ({ element, props, watch }) => {
   const SIDES = ['left', 'right'];
@@ -18,7 +19,8 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const side = (name) => props[name] || { name: '', tags: [], facts: [], turns: [] };
+  const known = { left: null, right: null }; // what is shown of each side, pieces put together
+  const side = (name) => known[name] || { name: '', tags: [], facts: [], turns: [] };
   const percent = (share) => share >= 0.9995 ? '100 %' : share >= 0.1 ? `${(100 * share).toFixed(0)} %` : `${(100 * share).toFixed(1)} %`;
   const visible = (text) => text === '' ? '∅' : text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣');
 
@@ -40,14 +42,15 @@ SabLens.mountConversation = ({ element, props, watch }) => {
   }
 
   // One answer is updated in place: tokens that are there already keep their nodes, so hovering survives streaming.
-  function drawAnswer(node, name, number) {
+  function drawAnswer(node, name, number, from = 0) {
     const turn = (side(name).turns || [])[number];
     node.hidden = !turn;
     if (!turn) return;
     node.dataset.state = turn.state;
     const text = node.querySelector('.cv-text');
     while (text.childElementCount > turn.tokens.length) text.lastElementChild.remove();
-    turn.tokens.forEach((token, place) => {
+    for (let place = Math.min(from, text.childElementCount); place < turn.tokens.length; place++) {
+      const token = turn.tokens[place];
       let span = text.children[place];
       if (!span) {
         span = make('span', 'tok');
@@ -56,13 +59,18 @@ SabLens.mountConversation = ({ element, props, watch }) => {
       }
       if (span.textContent !== token.text) span.textContent = token.text;
       Object.assign(span.dataset, { side: name, turn: number, place });
-      span.classList.toggle('end', Boolean(turn.ended) && place === turn.tokens.length - 1);
       span.classList.toggle('unsure', token.prob < 0.5);
-      const first = turn.diverged === place;
-      span.classList.toggle('diverged', first);
-      span.classList.toggle('after', turn.diverged !== null && place > turn.diverged);
-      if (first) span.setAttribute('aria-label', `${token.text} (first token that differs)`); else span.removeAttribute('aria-label');
-    });
+    }
+    text.querySelector('.end')?.classList.remove('end');
+    if (turn.ended) text.lastElementChild?.classList.add('end');
+    const diverged = turn.diverged ?? -1, mark = text.querySelector('.diverged');
+    if (mark !== (text.children[diverged] ?? null)) {
+      mark?.classList.remove('diverged');
+      mark?.removeAttribute('aria-label');
+      const first = text.children[diverged];
+      first?.classList.add('diverged');
+      first?.setAttribute('aria-label', `${first.textContent} (first token that differs)`);
+    }
     const message = node.querySelector('.cv-message');
     message.textContent = turn.message || '';
     message.classList.toggle('bad', turn.state === 'failed');
@@ -166,6 +174,27 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     if (stop && !stop.disabled) stop.click();
   });
 
-  watch(['questions', 'left', 'right'], draw);
-  draw();
+  function takeAll() {
+    for (const name of SIDES) known[name] = props[name] ? JSON.parse(JSON.stringify(props[name])) : null;
+    draw();
+  }
+
+  function takeNews(name) {
+    const news = props[`${name}_news`], turn = news && side(name).turns[news.turn];
+    if (!turn || news.from > turn.tokens.length) return; // a piece is missing: the whole answer comes at the end
+    const tokens = turn.tokens;
+    tokens.splice(news.from, tokens.length, ...news.tokens);
+    Object.assign(turn, news, { tokens });
+    // The first difference is known as soon as either side has it.
+    const other = side(name === 'left' ? 'right' : 'left').turns[news.turn];
+    if (other) other.diverged = news.diverged;
+    const node = log.children[news.turn];
+    if (!node) return;
+    drawAnswer(node.querySelector(`.cv-answer.${name}`), name, news.turn, news.from);
+    node.querySelector('.cv-verdict').textContent = verdict(news.turn);
+  }
+
+  watch(['questions', 'left', 'right'], takeAll);
+  for (const name of SIDES) watch(`${name}_news`, () => takeNews(name));
+  takeAll();
 };

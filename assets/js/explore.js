@@ -159,7 +159,7 @@
       const depthCard = make("section", { class: "sab-card" },
         make("header", {}, make("h2", {}, "Along the depth"), this.exporter("depth", "depth")),
         this.depth,
-        make("p", { class: "sab-note" }, "Classes of the salient weights of each block; r is the share of all significance that unimodal weights carry."));
+        this.depthNote = make("p", { class: "sab-note" }, "\u00a0"));
 
       this.title = make("h2", { class: "sab-layer-title" }, "\u00a0");
       this.facts = make("p", { class: "sab-note" }, "\u00a0");
@@ -240,7 +240,9 @@
       this.weightCard = make("section", { class: "sab-card sab-weight" },
         make("header", {}, make("h2", {}, "One weight")),
         this.weightLead = make("p", { class: "sab-note" }, "\u00a0"),
-        this.weightBody = make("div", {}));
+        this.weightBody = make("div", {}),
+        make("h3", {}, "Where these numbers come from"),
+        this.source = make("p", { class: "sab-note" }));
 
       this.layerBody = make("div", { class: "sab-layer-stack" },
         make("section", { class: "sab-card sab-layer", id: "sab-layer" }, head, this.notice, this.layerProblem,
@@ -251,6 +253,8 @@
 
       this.tip = make("div", { class: "sab-tip", hidden: true });
       document.body.appendChild(this.tip);
+      document.addEventListener("pointerdown", (event) => { if (!this.mapHost.contains(event.target)) this.tip.hidden = true; });
+      document.addEventListener("scroll", () => { this.tip.hidden = true; }, { passive: true });
       this.maps = new Heatmaps({
         host: this.mapHost,
         fetchTile: async (rectangle, fields) => {
@@ -340,7 +344,11 @@
         this.quantity.replaceChildren(...Object.entries(answer.quantities).map(([name, { label }]) => make("option", { value: name }, label)));
       }
       this.quantity.value = lens.state.colour;
-      this.quantityNote.textContent = `${capital(answer.quantities[lens.state.colour].reading)}. Click a cell to open the layer below.`;
+      const { recipe } = answer;
+      const cuts = `as the run saw them: ${recipe.sensitivity === "fisher" ? "Fisher" : "input-side"} sensitivity, top ${Number((100 * recipe.salient_top_p).toPrecision(2))} %`;
+      const classes = ["vision", "language", "cross", "ratio"].includes(lens.state.colour);
+      this.quantityNote.textContent = `${capital(answer.quantities[lens.state.colour].reading)}${classes ? `, ${cuts}` : ""}. Click a cell to open its layer below.`;
+      this.depthNote.textContent = `Classes of the salient weights of each block, ${cuts}; r is the share of all significance that unimodal weights carry.`;
       this.drawTitle();
       this.grid.classList.remove("sab-loading");
       this.depth.classList.remove("sab-loading");
@@ -414,6 +422,7 @@
       this.drawTitle();
       this.drawSliders();
       this.drawNumbers(answer.exact, true);
+      this.drawSource();
       if (!keepMaps) await this.maps.open(answer, answer.exact.boundaries, this.integration(answer.exact));
       else this.maps.recut(answer.exact.boundaries, this.integration(answer.exact));
       if (number !== this.layerNumber || !this.maps.base) return;
@@ -424,6 +433,22 @@
       this.density.classList.remove("sab-loading");
       this.densityLayout = answer.density.layout;
       await Plotly.react(this.density, answer.density.data, answer.density.layout, lens.plotlyOptions);
+    }
+
+    /** What was measured on, and a warning where that is little. */
+    drawSource() {
+      const { report, shape, source } = this.layer;
+      if (!report) { this.source.textContent = "This layer is not binarized yet."; return; }
+      const tokens = (count) => count.toLocaleString("en");
+      const fewest = Math.min(report.tokens_language, report.tokens_vision);
+      const sentences = [
+        `Calibrated on ${source.samples} conversations, seed ${source.seed}: ${tokens(report.tokens_language)} language and ${tokens(report.tokens_vision)} vision tokens reached this layer.`,
+        `Maps are of the full-precision model; thresholds here do not change the run, which was made with top ${Number((100 * source.thresholds.salient_top_p).toPrecision(2))} %, ${source.thresholds.diff_quantile}, ρ > ${source.thresholds.sparsity_thr}.`,
+      ];
+      if (fewest < 8 * shape[1]) {
+        sentences.push(`That is ${number(fewest / shape[1])} tokens per input column for the scarcer modality. Below 8, two samples of the same modality also look different: take single labels with care.`);
+      }
+      this.source.textContent = sentences.join(" ");
     }
 
     integration(found) { return { ratio: found.unimodal_ratio, meanSparsity: this.layer.exact.mean_sparsity }; }
@@ -635,7 +660,7 @@
         if (found.binarized !== undefined) {
           terms.push(["Ŵ", signed(found.binarized)], ["W − Ŵ", signed(found.lost)]);
           terms.push(found.integer ? ["code", String(found.code)]
-            : ["bit", `${found.code > 0 ? "+1" : "−1"}${found.two_bits ? " and a second one" : ""}`]);
+            : ["bit", `${found.code > 0 ? "+1" : "−1"}${found.two_bits ? " (first of 2)" : ""}`]);
           if (!found.integer && !found.two_bits) terms.push(["scale", number(Math.abs(found.binarized))]);
         }
       } else if (!mean) terms.push(["W", "…"]);
@@ -770,6 +795,6 @@
 
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(1)} %` : `${Number((100 * share).toPrecision(2))} %`);
-  const number = (value) => (value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value >= 0.01 ? Number(value.toPrecision(3)).toString() : value.toExponential(1));
+  const number = (value) => (value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value >= 0.01 ? Number(value.toPrecision(3)).toString() : value >= 1e-4 ? Number(value.toPrecision(2)).toString() : value.toExponential(1));
   const signed = (value) => (value < 0 ? `−${number(-value)}` : number(value));
 })();

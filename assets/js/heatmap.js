@@ -467,7 +467,7 @@
 
     significanceText(code) {
       const value = 2 ** (this.layer.code.low + (code - 1) * this.layer.code.step);
-      return value >= 100 ? value.toFixed(0) : value >= 0.01 ? Number(value.toPrecision(2)).toString() : value.toExponential(0);
+      return value >= 100 ? value.toFixed(0) : value >= 1e-4 ? Number(value.toPrecision(1)).toString() : value.toExponential(0);
     }
 
     drawCross() {
@@ -515,7 +515,8 @@
       stage.addEventListener("pointerdown", (event) => this.press(event, panel));
       stage.addEventListener("pointermove", (event) => this.move(event, panel));
       for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => this.release(event, panel));
-      stage.addEventListener("pointerleave", () => { if (!this.pointers.size) this.hover(null); });
+      // A finger leaves as soon as it lifts; what it tapped stays.
+      stage.addEventListener("pointerleave", (event) => { if (!this.pointers.size && event.pointerType !== "touch") this.hover(null); });
       stage.addEventListener("keydown", (event) => this.keydown(event));
       if (this.layer) requestAnimationFrame(() => this.size());
       return panel;

@@ -45,7 +45,8 @@
       const url = new URL(window.location.href);
       const entries = [];
       for (const [name, value] of Object.entries(lens.state)) {
-        if (value === lens.defaults[name] || value === "") continue;
+        // Without a kind in the link the server chooses the best one there is, so it is always named.
+        if ((value === lens.defaults[name] && name !== "kind") || value === "") continue;
         entries.push([name, typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)]);
       }
       const theme = url.searchParams.get("__theme");
@@ -63,6 +64,9 @@
     /** plotly.js, loaded when first asked for. */
     plotly() {
       plotly = plotly || new Promise((resolve, reject) => {
+        // With a <base> in the page plotly writes gradients and clips as url(<address when drawn>#id), and they
+        // are lost when the address changes, which it does here all the time. "./" says nothing anyway.
+        document.querySelector('base[href="./"]')?.remove();
         const tag = document.createElement("script");
         tag.src = document.querySelector('meta[name="sab-plotly"]').content;
         tag.onload = () => resolve(window.Plotly);
@@ -297,7 +301,7 @@
   function showHelp() {
     const make = lens.make;
     const rows = keys.map(({ names, label }) =>
-      make("div", {}, make("dt", {}, ...names.map((name) => make("kbd", {}, name))), make("dd", {}, label)));
+      make("div", {}, make("dt", {}, ...names.map((name) => make("kbd", {}, KEY_NAMES[name] || name))), make("dd", {}, label)));
     const dialog = make("dialog", { class: "sab-help", "aria-label": "Keys" },
       make("h2", {}, "Keys"),
       make("dl", {}, ...rows),
@@ -308,5 +312,6 @@
     document.body.appendChild(dialog);
     dialog.showModal();
   }
+  const KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
   lens.key(["?"], "this list", showHelp);
 })();

@@ -150,6 +150,19 @@ def test_estimates_hold_for_every_preset_and_layer_kind(visitor: Visitor) -> Non
     assert worst < 0.005
 
 
+def test_charts_keep_their_colours_when_the_address_changes(visitor: Visitor) -> None:
+    page = visitor.open_layer("?run=browser-run")
+    page.wait_for_selector(".sab-grid .cbfill")
+    page.keyboard.press("]")
+    page.wait_for_function("SabLens.state.linear.includes('k_proj')")
+    references = page.evaluate(
+        "[...document.querySelectorAll('.sab-grid [style*=\"url(\"], .sab-grid [clip-path]')]"
+        ".map((part) => part.getAttribute('clip-path') || part.style.fill)"
+    )
+    assert references
+    assert all("http" not in reference for reference in references)
+
+
 def test_presets_and_reset(visitor: Visitor) -> None:
     page = visitor.open_layer("?run=browser-run")
     settled(page)

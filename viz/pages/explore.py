@@ -138,6 +138,11 @@ class ExploreData:
             "row_ratio": _base64(layer.row_ratio),
             "switched_off": layer.switched_off,
             "exact": found,
+            "source": {
+                "samples": run.recipe.samples,
+                "seed": run.recipe.seed,
+                "thresholds": asdict(run.recipe.thresholds),
+            },
             "report": None
             if report is None
             else {

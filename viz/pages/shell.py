@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -58,8 +59,10 @@ def page(store: Store) -> gr.Blocks:
             return chosen, gr.Tabs(selected=chosen.tab) if sent.get("move") is True else gr.skip()
 
         def restore(request: gr.Request) -> tuple[Selection, dict[str, Any], Any]:
-            asked = Selection.from_query(dict(request.query_params))
-            chosen, sentence = store.resolve(asked)
+            query = dict(request.query_params)
+            chosen, sentence = store.resolve(Selection.from_query(query))
+            if "kind" not in query:
+                chosen = replace(chosen, kind=store.first_kind(chosen))
             return chosen, header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}

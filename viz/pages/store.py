@@ -283,6 +283,12 @@ class Store:
             found = self._fisher.get(linear)
         return found
 
+    def first_kind(self, selection: Selection) -> str:
+        """The sensitivity to show first: Fisher where the run holds it, for it differs within columns too."""
+        run = next((run for run in self.runs() if run.id == selection.run), None)
+        held = run is not None and run.sensitivity(selection.linear, "fisher") is not None
+        return "fisher" if held else "input"
+
     def weight(self, run: Run, linear: str) -> Tensor:
         """Full-precision weight [n, m] of one linear of a run, float32, CPU. Raises SabError for an unknown
         name and for a run of another model."""
