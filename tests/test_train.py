@@ -79,10 +79,8 @@ def test_the_tower_follows_the_codebook_by_a_linear_map(tmp_path):
     last.weight.data.zero_()
     scene = old[[3, 12, 25]].sum(0)
     last.bias.data.copy_(scene)
-    logits = trainer.heads(scene)
     trainer._move_codes(new)
     torch.testing.assert_close(last.bias.data, new[[3, 12, 25]].sum(0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(trainer.heads(last.bias.data), logits, atol=2e-2, rtol=1e-2)
 
 
 def test_training_continues_from_a_checkpoint_with_its_vocabulary(small, tmp_path):

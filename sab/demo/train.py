@@ -6,8 +6,8 @@
    for the tower), together with written scenes, the almanac and computed answers. It needs no pictures, so it
    sees many more scenes an hour; and since both sides speak the codebook, it does not wait for stage 1. Early on,
    the codes of characters move onto the decoder's own letter embeddings; the tower follows by a linear map.
-3. `joint`: tower and decoder together on pictures; a share of code batches stays in, and the heads stay on as an
-   auxiliary loss with a small weight.
+3. `joint`: tower and decoder together on pictures; a share of code batches stays in, and the distance to the
+   codes stays on as an auxiliary loss.
 
 Hidden matrices are trained with Muon, everything else with AdamW. The loss counts answer tokens alone.
 State (weights, optimizers, step) is written every few minutes and at the end of each slice (temporary file, then
@@ -254,7 +254,7 @@ class Trainer:
             rest = [p for n, p in named if p.ndim != 2 or "embed" in n]
             hidden.append({"params": matrices, "lr": rate, "base": rate})
             other.append({"params": rest, "lr": rate, "base": rate})
-        if self.stage != "language":
+        if self.stage == "vision":
             other.append({"params": list(self.heads.parameters()), "lr": 1e-3, "base": 1e-3})
         return [
             torch.optim.Muon(hidden, lr=1e-3, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
@@ -281,7 +281,6 @@ class Trainer:
         language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
         merged = {**language["model"], **{k: v for k, v in vision["model"].items() if ".visual." in k}}
         self.model.load_state_dict(merged)
-        self.heads.load_state_dict(vision["heads"])
         if language.get("tied"):
             self._move_codes(language["codes"])
 
@@ -311,15 +310,14 @@ class Trainer:
 
     @torch.no_grad()
     def _move_codes(self, codes: Tensor) -> None:
-        """Compose the map from this codebook to another into the merger's last linear (and its inverse into the
-        heads): y M with M = I + A⁺(B − A) takes every old code A to its new one B and leaves the rest alone."""
+        """Compose the map from this codebook to another into the merger's last linear: y M with M = I + A⁺(B − A)
+        takes every old code A to its new one B and leaves the rest alone."""
         old = self.codes.double()
         move = torch.eye(old.shape[1], dtype=torch.float64, device=self.device)
         move += torch.linalg.pinv(old) @ (codes.double() - old)
         last = self.model.model.visual.merger.mlp[2]
         last.weight.copy_((last.weight.double().T @ move).T)
         last.bias.copy_(last.bias.double() @ move)
-        self.heads.weight.copy_((torch.linalg.pinv(move) @ self.heads.weight.double().T).T)
         self.codes, self.tied = codes, True
 
     def save(self) -> None:
@@ -355,11 +353,16 @@ class Trainer:
         tokens = seen.pooler_output if hasattr(seen, "pooler_output") else seen
         return tokens.reshape(len(pictures), TOKENS, -1)
 
+    def distance(self, seen: Tensor, labels: Tensor) -> Tensor:
+        """Squared distance of visual tokens to their sums of codes, relative to the codes' own square."""
+        target = self.codes[labels + self.offsets].sum(dim=2)
+        return (seen.float() - target).square().mean() / target.square().mean()
+
     def vision_loss(self, seen: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of every slot under the heads, and the squared distance to the sum of codes."""
+        """Cross-entropy of every slot under the heads, plus the distance to the sum of codes."""
         logits = self.heads(seen)
-        total = torch.zeros((), device=self.device)
-        right: dict[str, float] = {}
+        total = self.distance(seen, labels)
+        right = {"distance": float(total.detach())}
         bounds = [*self.offsets.tolist(), len(self.codes)]
         for index, name in enumerate(SLOTS):
             wanted = labels[:, :, index].flatten()
@@ -369,10 +372,7 @@ class Trainer:
             filled = wanted > 0
             if filled.any():
                 right[name] = float((scores.argmax(1) == wanted)[filled].float().mean())
-        target = self.codes[labels + self.offsets].sum(dim=2)
-        distance = (seen.float() - target).square().mean() / target.square().mean()
-        right["distance"] = float(distance.detach())
-        return total + distance, right
+        return total, right
 
     def _states(self, batch: Batch, visual: Tensor | None) -> Tensor:
         """The decoder's last hidden states [B, L, width]."""
@@ -444,12 +444,12 @@ class Trainer:
             extra: Tensor | float = 0.0
             if batch.pictures:
                 visual = self.see(batch.pictures)
-                extra, seen_right = self.vision_loss(visual, labels)
-                figures |= seen_right
+                extra = self.distance(visual, labels)
+                figures["distance"] = float(extra.detach())
             else:
                 visual = self.codes_for(labels, draw.choice((0.0, 0.1, 0.3)))
             loss, right = self.language_loss(batch, visual)
-            ((loss + 0.1 * extra) * share).backward()
+            ((loss + 0.3 * extra) * share).backward()
             figures["loss"] += float(loss.detach()) * share
             figures["right"] += right * share
         return figures
