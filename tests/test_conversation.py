@@ -75,6 +75,17 @@ def test_the_first_token_that_differs_is_marked_on_both_sides() -> None:
     assert facts["speed"] == "10 tokens/s"
 
 
+def test_news_carry_the_end_of_an_answer_however_long_it_is() -> None:
+    conversation = answered("Which colour?")
+    reply = conversation.turns[0].replies["left"]
+    reply.events += [event(str(place), place) for place in range(2 * talk.PIECE)]
+    news = conversation.news("left")
+    assert len(news["tokens"]) == talk.PIECE
+    assert news["from"] == len(reply.events) - talk.PIECE
+    assert news["turn"] == 0
+    assert news["tokens"] == conversation.answers("left")[0]["tokens"][news["from"] :]
+
+
 def test_a_side_is_written_by_one_generator_only() -> None:
     conversation = Conversation()
     ask(conversation, "one")

@@ -75,6 +75,6 @@ def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
         xaxis={"title": {"text": "stored bits per weight"}, "rangemode": "tozero"},
         yaxis={"autorange": "reversed", "showgrid": False},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-        meta={"height": height, "narrow": {"height": height + 90}},
+        meta={"height": height, "narrow": {"height": height + 30 * (len(info.parts) + 1)}},
     )
     return drawn

@@ -58,6 +58,7 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
     """Points with intervals; full precision as a line with its interval as a band."""
     colours = theme.palette(dark)
     drawn = go.Figure()
+    middle = 0.6 * float(info.bits.max(initial=1.0))  # names grow inwards, or the last one would be cut
     for place, (name, method) in enumerate(zip(info.names, info.methods, strict=True)):
         colour = theme.method_colour(method)
         nominal, all_in = info.bits[place]
@@ -84,7 +85,7 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
             mode="markers+text",
             marker={"size": 12, "color": colour},
             text=[name],
-            textposition="top right",
+            textposition="top left" if all_in > middle else "top right",
             textfont={"color": colours.text, "size": 12},
             customdata=[[info.bytes[place] / 1e6, low, high]],
             hovertemplate="<b>%{text}</b><br>%{y:.1f} % (%{customdata[1]:.1f} to %{customdata[2]:.1f})<br>"

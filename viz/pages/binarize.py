@@ -87,7 +87,7 @@ def build(store: Store, shared: Shared) -> None:
             block = gr.Number(value=0, precision=0, minimum=0, label="Block", visible=False, elem_id="binarize-block")
             with gr.Row():
                 samples = gr.Slider(
-                    16, 512, value=128, step=16, label="Calibration samples", min_width=150, elem_id="binarize-samples"
+                    16, 1024, value=512, step=16, label="Calibration samples", min_width=150, elem_id="binarize-samples"
                 )
                 questions = gr.Slider(
                     0,
@@ -263,7 +263,7 @@ def chosen_linears(store: Store, selection: Selection, scope: object, block: obj
 
 def whole(value: object, what: str) -> int:
     """A whole number. Raises SabError naming `what`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
         raise SabError(f"{what} must be a whole number.")
     return int(value)
 

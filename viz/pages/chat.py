@@ -77,6 +77,8 @@ def build(store: Store, shared: Shared) -> None:
                 questions=[],
                 left=None,
                 right=None,
+                left_news=None,
+                right_news=None,
             )
             with gr.Row(elem_id="chat-ask", equal_height=True):
                 prompt = gr.Textbox(
@@ -205,7 +207,7 @@ def answering(store: Store, conversations: Conversations, gate: Gate, side: str)
         reply = turn.replies[side]
 
         def drawn() -> Any:
-            changed: dict[str, Any] = {side: side_view(store, conversation, side)}
+            changed: dict[str, Any] = {f"{side}_news": conversation.news(side) if conversation.turns else None}
             return gr.HTML(**changed)
 
         inside = False
@@ -317,7 +319,7 @@ def checked_run(store: Store, run_id: object) -> str:
 
 def checked_settings(most: object, heat: object, number: object) -> Settings:
     """Settings as numbers of the right kind; their ranges are checked where they are used."""
-    if isinstance(most, bool) or not isinstance(most, (int, float)) or most != most or int(most) not in range(1, 513):
+    if isinstance(most, bool) or not isinstance(most, (int, float)) or not 1 <= most <= 512:
         raise SabError("The longest answer must lie between 1 and 512 tokens.")
     if isinstance(heat, bool) or not isinstance(heat, (int, float)) or not 0 <= heat <= 5:
         raise SabError("The temperature must lie between 0 and 5.")

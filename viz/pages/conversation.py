@@ -29,6 +29,7 @@ SIDES = ("left", "right")
 MOST_TURNS = 20
 LONGEST_PROMPT = 2000  # characters
 THUMBNAIL = 112  # pixels
+PIECE = 32  # tokens sent with each drawing of a stream; more than come between two, so a lost one does no harm
 WAITING, LOADING, WRITING = "waiting", "loading", "writing"
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 OPEN = (WAITING, LOADING, WRITING)
@@ -162,23 +163,29 @@ class Conversation:
 
     def answers(self, side: str) -> list[dict[str, Any]]:
         """What the page shows of one side's answers; texts are plain, the page never reads them as HTML."""
-        from sab.chat import first_divergence
+        return [answer_view(turn, side) for turn in list(self.turns)]
 
-        shown = []
-        for turn in list(self.turns):
-            reply = turn.replies[side]
-            left, right = (list(turn.replies[each].events) for each in SIDES)
-            shown.append(
-                {
-                    "state": reply.state,
-                    "message": reply.message,
-                    "facts": speed_facts(reply.events),
-                    "tokens": [token_view(event) for event in reply.events],
-                    "ended": reply.ended,
-                    "diverged": first_divergence(left, right),
-                }
-            )
-        return shown
+    def news(self, side: str) -> dict[str, Any]:
+        """The end of the answer being written: its last tokens, `from` the place of the first of them. Streaming
+        whole conversations would cost more with every token; the page puts the pieces together."""
+        start = max(0, len(self.turns[-1].replies[side].events) - PIECE)
+        return answer_view(self.turns[-1], side, start) | {"turn": len(self.turns) - 1, "from": start}
+
+
+def answer_view(turn: Turn, side: str, start: int = 0) -> dict[str, Any]:
+    """One answer from token `start` on, as the page shows it."""
+    from sab.chat import first_divergence
+
+    reply = turn.replies[side]
+    left, right = (list(turn.replies[each].events) for each in SIDES)
+    return {
+        "state": reply.state,
+        "message": reply.message,
+        "facts": speed_facts(reply.events),
+        "tokens": [token_view(event) for event in reply.events[start:]],
+        "ended": reply.ended,
+        "diverged": first_divergence(left, right),
+    }
 
 
 def token_view(event: TokenEvent) -> dict[str, Any]:
