@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -160,14 +162,11 @@ def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
 
 def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write a checkpoint that `AutoModelForImageTextToText` and `AutoProcessor` load: weights in bf16."""
-    import torch
-
     directory.mkdir(parents=True, exist_ok=True)
     end, pad = (tokenizer.convert_tokens_to_ids(t) for t in (END, PAD))
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, max_new_tokens=96, do_sample=False)
-    copy = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    model.config.dtype = torch.bfloat16
-    model.save_pretrained(directory, state_dict=copy)
+    deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(directory)
     images = build_image_processor().to_dict()
     images["image_processor_type"] = "Qwen2VLImageProcessor"
