@@ -68,7 +68,7 @@ def test_a_stopped_run_keeps_its_layers_and_is_resumed_after_a_reload(visitor: V
     page = open_form(visitor)
     quick(page)
     page.click("#binarize-run")
-    page.wait_for_selector("#binarize-errors .barlayer .point", state="attached")
+    page.wait_for_selector("#binarize-progress .pg-facts strong")
     page.reload()
     page.wait_for_function("document.querySelector('#binarize-progress .pg-title')?.textContent.includes('SAB')")
     page.click("#binarize-stop")

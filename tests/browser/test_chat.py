@@ -33,6 +33,11 @@ def finished(page: Page, turns: int) -> None:
     )
 
 
+def longest(page: Page, tokens: int) -> None:
+    page.fill("#chat-length input[type=number]", str(tokens))
+    page.press("#chat-length input[type=number]", "Tab")
+
+
 def open_chat(visitor: Visitor) -> Page:
     page = visitor.open("?tab=chat&run=browser-run")
     page.wait_for_selector("#sketch canvas")
@@ -105,8 +110,7 @@ def test_escape_stops_both_sides_and_the_conversation_goes_on(visitor: Visitor) 
     page = open_chat(visitor)
     page.click("#chat-settings button")
     page.wait_for_selector("#chat-length input[type=number]")
-    page.fill("#chat-length input[type=number]", "256")
-    page.press("#chat-length input[type=number]", "Tab")
+    longest(page, 256)
     send(page, "Describe everything.")
     page.wait_for_function("document.querySelectorAll('.cv-answer .tok').length > 4")
     page.keyboard.press("Escape")
@@ -115,6 +119,7 @@ def test_escape_stops_both_sides_and_the_conversation_goes_on(visitor: Visitor) 
     assert before < 256
     page.wait_for_timeout(700)
     assert page.locator(".cv-answer.left .tok").count() == before
+    longest(page, 16)
     page.click("#chat-again")
     page.wait_for_function("document.querySelectorAll('.cv-turn').length === 1")
     finished(page, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,12 @@ from viz.pages.opened import when_opened
 from viz.pages.progress import duration, progress_card, progress_value
 from viz.pages.results import accuracy_cell, size
 from viz.pages.shared import Shared, header_value
-from viz.pages.signal import selection_signal
+from viz.pages.signal import selection_signal, signalled
 from viz.pages.store import THRESHOLD_RANGES, Selection, Store
 from viz.pages.table import Column, Row, table, table_value
 
 if TYPE_CHECKING:
-    from sab.runs import Recipe, Run
+    from sab.runs import LinearReport, Recipe, Run
 
 WHOLE, BLOCK, LAYER = "Whole decoder", "One block", "The layer in Explore"
 MOST_QUESTIONS = 2000
@@ -173,6 +173,15 @@ def build(store: Store, shared: Shared) -> None:
                     shown[shared.header] = header_value(store, replace(selection, run=each.run_id))
             yield shown
 
+    def look(event: gr.EventData, identifier: str) -> tuple[Any, Any]:
+        """The runs, and the errors of the chosen one unless this visitor's job is drawing there."""
+        job = jobs.get(identifier)
+        selection = signalled(store, event)
+        if (job is not None and not job.ended) or not selection.run:
+            return runs_table(store), gr.skip()
+        run = store.run(selection.run)
+        return runs_table(store), errors_chart(list(run.reports.values()), len(run.names), run.recipe.method)
+
     def halt(identifier: str) -> None:
         job = jobs.get(identifier)
         if job is not None:
@@ -199,7 +208,7 @@ def build(store: Store, shared: Shared) -> None:
         "concurrency_limit": None,
         **quiet,
     }
-    selection_signal("binarize").select(lambda: runs_table(store), None, listed, **at_once)
+    selection_signal("binarize").select(look, mine, [listed, errors], **at_once)
     method.change(explain, method, [method, *sliders.values(), sensitivity], **at_once)
     scope.change(place, [scope, shared.selection], [block, said], **at_once)
     start.click(begin, [shared.selection, *recipe_inputs], [said, mine, stop], **at_once).then(**followed)
@@ -278,20 +287,26 @@ def checked_questions(value: object) -> int:
 
 def job_chart(job: Job) -> dict[str, Any]:
     """The error of each linear that the job has finished, room left for those to come."""
-    if not job.reports:
-        return no_chart(NO_RUN_CHART)
-    waiting = job.total - len(job.reports)
-    last = job.reports[-1]
     method = job.task.recipe.method if job.task.recipe is not None else ""
+    return errors_chart(job.reports, job.total, method)
+
+
+def errors_chart(reports: Sequence[LinearReport], total: int, method: str) -> dict[str, Any]:
+    """One bar per finished linear of `total`."""
+    if not reports:
+        return no_chart(NO_RUN_CHART)
+    waiting = total - len(reports)
+    last = reports[-1]
     drawn = layer_error.info(
-        [report.name for report in job.reports] + [""] * waiting,
-        [report.block for report in job.reports] + [last.block] * waiting,
-        [report.kind for report in job.reports] + [""] * waiting,
-        [report.relative_loss for report in job.reports] + [None] * waiting,
+        [report.name for report in reports] + [""] * waiting,
+        [report.block for report in reports] + [last.block] * waiting,
+        [report.kind for report in reports] + [""] * waiting,
+        [report.relative_loss for report in reports] + [None] * waiting,
         method,
     )
-    words = f"{len(job.reports)} of {job.total} layers; the last one, block {last.block} {last.kind}, "
-    words += f"gets {100 * last.relative_loss:.2f} % of its output energy wrong."
+    worst = max(reports, key=lambda report: report.relative_loss)
+    words = f"{len(reports)} of {total} layers; the largest error is that of block {worst.block}, {worst.kind}: "
+    words += f"{100 * worst.relative_loss:.2f} % of its output energy."
     return chart_value("layer-error", lambda dark: layer_error.figure(drawn, dark), words)
 
 
