@@ -41,7 +41,8 @@ class Bench:
         )  # fmt: skip
         self.only = SimpleNamespace(
             id="r", name="R", names=(NAME,), reports={NAME: report}, codes=lambda name: codes,
-            recipe=SimpleNamespace(sensitivity="input", samples=8, seed=0, thresholds=Thresholds()), sensitivity=lambda name, kind: None,
+            recipe=SimpleNamespace(sensitivity="input", samples=8, seed=0, thresholds=Thresholds()),
+            sensitivity=lambda name, kind: None,
         )  # fmt: skip
         self.fisher_work = SimpleNamespace(state="none", share=0.0, message="")
 

@@ -325,7 +325,8 @@
         this.problem.hidden = false;
         this.problem.replaceChildren(make("div", { class: "sab-empty" },
           make("h2", {}, "No run to show yet"),
-          make("p", { class: "sab-note" }, "Binarize the model in the Binarize tab, or in a terminal: python -m sab quantize --out DIR. The run appears here by itself.")));
+          make("p", { class: "sab-note" }, "Binarize the model first; its layers then appear here."),
+          make("button", { type: "button", class: "sab-button primary", onclick: () => lens.update({ tab: "binarize" }, { push: true }) }, "Go to Binarize")));
         return;
       }
       this.body.hidden = false;
