@@ -165,7 +165,7 @@ def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokeniz
     directory.mkdir(parents=True, exist_ok=True)
     end, pad = (tokenizer.convert_tokens_to_ids(t) for t in (END, PAD))
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, max_new_tokens=96, do_sample=False)
-    deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+    deepcopy(model).to(torch.bfloat16).save_pretrained(directory)  # type: ignore[arg-type]
     (directory / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(directory)
     images = build_image_processor().to_dict()
