@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sab.demo import train
-from sab.demo.model import WIDTH, build_config, build_model, build_tokenizer, save
+from sab.demo.model import WIDTH, build_config, build_model, build_tokenizer
 from sab.demo.scenes import SLOTS
 from sab.demo.train import STAGES, Trainer, codebook, slot_offsets
 from sab.errors import SabError
@@ -83,13 +83,17 @@ def test_the_tower_follows_the_codebook_by_a_linear_map(tmp_path):
     torch.testing.assert_close(last.bias.data, new[[3, 12, 25]].sum(0), atol=1e-3, rtol=0)
 
 
-def test_training_continues_from_a_checkpoint_with_its_vocabulary(small, tmp_path):
-    tokenizer = build_tokenizer(seed=1)
-    save(build_model(build_config(tokenizer)), tokenizer, tmp_path / "checkpoint")
-    trainer = Trainer("joint", tmp_path / "state", 0, "cpu", tmp_path / "checkpoint")
-    assert trainer.tokenizer.get_vocab() == tokenizer.get_vocab()
-    figures = trainer.train_step()
-    assert figures["loss"] > 0
+def test_training_continues_from_a_checkpoint_with_its_vocabulary_and_codes(small, tmp_path):
+    first = Trainer("language", tmp_path / "first", 0, "cpu")
+    first.tie_spelt()
+    first.export(tmp_path / "checkpoint")
+    second = Trainer("joint", tmp_path / "second", 0, "cpu", tmp_path / "checkpoint")
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    assert torch.equal(second.codes, first.codes)
+    assert not torch.equal(second.codes, codebook(WIDTH))
+    for (name, one), two in zip(second.model.state_dict().items(), first.model.state_dict().values(), strict=True):
+        assert torch.equal(one, two.bfloat16().float()), name
+    assert second.train_step()["loss"] > 0
 
 
 def test_a_length_of_nothing_is_refused(tmp_path):

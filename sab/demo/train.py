@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
@@ -44,6 +45,7 @@ from sab.errors import SabError
 TOKENS = GRID * GRID
 STAGES = ("vision", "language", "joint")
 CODEBOOK_SEED = 11
+CODEBOOK_FILE = "codebook.safetensors"
 TIE_STEP = 300  # of the language stage: by then text has taught the decoder its letters (`Trainer.tie_spelt`)
 # Kinds of scenes the decoder is trained on: what is written is learned last, so it is shown more than it is asked.
 KIND_SHARES = {"shapes": 34, "word": 15, "number": 8, "chart": 15, "receipt": 14, "form": 8, "grid": 6}
@@ -276,6 +278,8 @@ class Trainer:
             loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
             self.model.load_state_dict(loaded.state_dict())
             self.model.to(self.device)  # type: ignore[arg-type]
+            self.codes = load_file(directory / CODEBOOK_FILE)["codes"].to(self.device)
+            self.tied = True
             return
         vision = torch.load(directory / "vision.pt", map_location=self.device, weights_only=True)
         language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
@@ -338,6 +342,13 @@ class Trainer:
             file.flush()
             os.fsync(file.fileno())
         partial.rename(self.path)
+
+    def export(self, directory: Path) -> None:
+        """Write the checkpoint (bf16) and, beside it, the codebook that a later training goes on with."""
+        if self.device.type == "cpu":
+            self.model.set_attn_implementation("sdpa")
+        architecture.save(self.model.to("cpu"), self.tokenizer, directory)  # type: ignore[arg-type]
+        save_file({"codes": self.codes.cpu().contiguous()}, directory / CODEBOOK_FILE)
 
     # ---------------------------------------------------------------------------------------- losses
     def codes_for(self, labels: Tensor, noise: float) -> Tensor:
@@ -549,5 +560,5 @@ def main(arguments: list[str] | None = None) -> dict:
                 shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("stage", "share", "seconds"))
                 print(f"{stage} {100 * entry['share']:.0f} % {shown}", file=sys.stderr, flush=True)
         if options.out is not None:
-            architecture.save(trainer.model.to("cpu"), trainer.tokenizer, options.out)  # type: ignore[arg-type]
+            trainer.export(options.out)
     return last
