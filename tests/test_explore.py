@@ -16,7 +16,7 @@ from sab.errors import SabError
 from sab.significance import Thresholds, significance_map
 from viz.downsample import decode, encode
 from viz.pages.explore import ExploreData, answer, boundaries
-from viz.pages.store import Bounded, Selection
+from viz.pages.store import Bounded, Selection, Store
 
 NAME = "model.layers.0.q_proj"
 
@@ -200,6 +200,20 @@ def test_a_selection_survives_its_link() -> None:
     assert Selection.from_query({"salient_top_p": "7", "diff_quantile": "-1"}) == Selection(
         salient_top_p=0.5, diff_quantile=0.0
     )
+
+
+def test_the_first_run_shown_is_of_the_model_that_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(run_id: str, model: str | None, method: str, finished: bool = True) -> Any:
+        recipe = SimpleNamespace(model=model, method=method)
+        return SimpleNamespace(id=run_id, name=run_id, names=(NAME,), recipe=recipe, finished=finished)
+
+    listed = [run("a", None, "sab"), run("b", "/m", "billm"), run("c", "/m", "sab", False), run("d", "/m", "sab")]
+    monkeypatch.setattr(Store, "runs", lambda self: listed)
+    assert Store("/m").resolve(Selection())[0].run == "d"
+    assert Store(None).resolve(Selection())[0].run == "a"
+    chosen, sentence = Store("/m").resolve(Selection(run="gone", linear="gone"))
+    assert (chosen.run, chosen.linear) == ("d", NAME)
+    assert "gone" in sentence
 
 
 def test_the_cache_is_bounded_by_cost_and_builds_once() -> None:

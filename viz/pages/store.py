@@ -283,6 +283,15 @@ class Store:
             found = self._fisher.get(linear)
         return found
 
+    def made_from(self, run: Run) -> bool:
+        """Whether a run is of the model that is open; before it is loaded, going by what the recipe names."""
+        if self._lvlm is not None:
+            return run.fingerprint == self._lvlm.fingerprint
+        named = run.recipe.model
+        if self.model is None or named is None:
+            return self.model is named
+        return named == self.model or Path(named).resolve() == Path(self.model).resolve()
+
     def first_kind(self, selection: Selection) -> str:
         """The sensitivity to show first: Fisher where the run holds it, for it differs within columns too."""
         run = next((run for run in self.runs() if run.id == selection.run), None)
@@ -333,8 +342,7 @@ class Store:
         message = ""
         run = next((run for run in runs if run.id == selection.run), None)
         if run is None:
-            finished = [run for run in runs if run.finished] or runs
-            run = next((run for run in finished if run.recipe.method == "sab"), finished[0])
+            run = max(runs, key=lambda run: (self.made_from(run), run.finished, run.recipe.method == "sab"))
             if selection.run:
                 message = f"The link names a run that is not here (“{selection.run}”); this is “{run.name}”."
         names = run.names
