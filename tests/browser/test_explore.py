@@ -338,6 +338,8 @@ def test_downloads_hold_what_is_shown(visitor: Visitor) -> None:
         elif ending == ".csv":
             lines = content.decode().splitlines()
             assert len(lines) == 1 + sum(counts)
-            assert sum(line.endswith(",vision-only") for line in lines) == pytest.approx(counts[2], rel=0.02)
+            # the browser classes weights by their 16-bit codes: a few at the thresholds may differ
+            shown = sum(line.endswith(",vision-only") for line in lines)
+            assert shown == pytest.approx(counts[2], abs=0.0005 * sum(counts))
         else:
             assert str(counts[1]).encode() in content
