@@ -57,8 +57,8 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
         "Significance S̄ says how much a modality's output would suffer without the weight. <b>Hoyer sparsity ρ</b> "
         "puts the "
         "two numbers into one: 0 when language and vision need the weight equally, 1 when one of them alone does. Move "
-        "both sliders: only their ratio matters. Mind how low the usual threshold lies on the curve, which is why "
-        "Explore shows a null beside every map.",
+        "both sliders: only their ratio matters. Mind how low the usual threshold lies on the curve: "
+        "a small difference already passes it.",
         "explore",
         "See the maps in Explore",
     ),
@@ -91,7 +91,7 @@ LIMITS = (
     "row scales alone. Expect SAB to stay close to the same method without the map, and look at the interval.",
     "A label is a comparison with thresholds. Two samples of one modality give “unimodal” weights too when tokens "
     "are few; "
-    "read each map beside its null.",
+    "no null is shown here yet, so read small shares with care.",
 )
 GLOSSARY = (
     ("Linear", "a matrix W with n output rows and m input columns; a decoder block has seven of them."),
