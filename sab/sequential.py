@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,8 @@ from sab.significance import significance_map
 TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
 Progress = Callable[[str, float], None]
 Maps = dict[str, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Hessian accumulators of one distinct input of a block."""
-
-    language: HessianAccumulator
-    vision: HessianAccumulator
+Groups = Sequence[tuple[Tensor, ...]]  # per batch: the positions of each group of tokens, bool [B, S]
+_Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, one per group
 
 
 def quantize(
@@ -131,30 +125,62 @@ def maps(
     """
     if sensitivity not in MAPS:
         raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
-    batches = capture(lvlm, samples, split)
+    return _maps(
+        lvlm,
+        capture(lvlm, samples, split),
+        list(lvlm.decoder_linears),
+        sensitivity,
+        damping,
+        progress or (lambda stage, share: None),
+    )
+
+
+def group_sensitivities(
+    lvlm: LVLM,
+    batches: Sequence[Batch],
+    groups: Groups,
+    sensitivity: str = "input",
+    progress: Progress | None = None,
+    damping: float = 0.01,
+) -> dict[str, tuple[Tensor, ...]]:
+    """As `maps`, for any groups of tokens, which may overlap, in one pass over the captured batches."""
+    if sensitivity not in MAPS:
+        raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
     names = list(lvlm.decoder_linears)
-    return MAPS[sensitivity](lvlm, batches, names, damping, progress or (lambda stage, share: None))
+    return MAPS[sensitivity](lvlm, batches, groups, names, damping, progress or (lambda stage, share: None))
 
 
-def _input_maps(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress) -> Maps:
-    found: Maps = {}
+def _modalities(batches: Sequence[Batch]) -> Groups:
+    return [(batch.language, batch.vision) for batch in batches]
+
+
+def _maps(
+    lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], kind: str, damping: float, tell: Progress
+) -> Maps:
+    found = MAPS[kind](lvlm, batches, _modalities(batches), names, damping, tell)
+    return {name: (language, vision) for name, (language, vision) in found.items()}
+
+
+def _input_maps(
+    lvlm: LVLM, batches: Sequence[Batch], groups: Groups, names: Sequence[str], damping: float, tell: Progress
+) -> dict[str, tuple[Tensor, ...]]:
+    found: dict[str, tuple[Tensor, ...]] = {}
     for index in range(len(lvlm.blocks)):
         inside = [name for name in names if lvlm.info[name].block == index]
         tell("input sensitivities", index / len(lvlm.blocks))
-        moments, batches = _pass(lvlm, index, batches, inside)
-        computed: dict[int, tuple[Tensor, Tensor]] = {}  # q, k and v share their moments: invert once
+        moments, batches = _pass(lvlm, index, batches, inside, groups)
+        computed: dict[int, tuple[Tensor, ...]] = {}  # q, k and v share their moments: invert once
         for name in inside:
             shared = moments[name]
             if id(shared) not in computed:
-                computed[id(shared)] = (
-                    input_sensitivity(shared.language.hessian, damping),
-                    input_sensitivity(shared.vision.hessian, damping),
-                )
+                computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
             found[name] = computed[id(shared)]
     return found
 
 
-def _fisher_maps(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], damping: float, tell: Progress) -> Maps:
+def _fisher_maps(
+    lvlm: LVLM, batches: Sequence[Batch], groups: Groups, names: Sequence[str], damping: float, tell: Progress
+) -> dict[str, tuple[Tensor, ...]]:
     """Forward once, keeping the hidden states at block boundaries; then back, one block at a time."""
     boundaries = [list(batches)]
     steps = 2 * len(lvlm.blocks)
@@ -162,17 +188,17 @@ def _fisher_maps(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], dam
         tell("Fisher information, forward", index / steps)
         boundaries.append(_pass(lvlm, index, boundaries[-1], [])[1])
     gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
-    found: Maps = {}
+    tokens = [sum(int(mask.sum()) for mask in masks) for masks in zip(*groups, strict=True)]
+    found: dict[str, tuple[Tensor, ...]] = {}
     for index in reversed(range(len(lvlm.blocks))):
         tell("Fisher information, backward", 1 - (index + 1) / steps)
         inside = {name: lvlm.linears[name] for name in names if lvlm.info[name].block == index}
         sums = {
-            name: [torch.zeros_like(linear.weight, dtype=torch.float32) for _ in range(2)]
+            name: [torch.zeros_like(linear.weight, dtype=torch.float32) for _ in tokens]
             for name, linear in inside.items()
         }
 
-        for position, batch in enumerate(boundaries[index]):
-            masks = (batch.language, batch.vision)
+        for position, (batch, masks) in enumerate(zip(boundaries[index], groups, strict=True)):
 
             def add(name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums) -> None:
                 for total, mask in zip(totals[name], masks, strict=True):
@@ -180,14 +206,15 @@ def _fisher_maps(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], dam
                     total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
 
             gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
-        tokens = [sum(int(getattr(b, q).sum()) for b in batches) for q in ("language", "vision")]
-        for name, (language, vision) in sums.items():
-            found[name] = (language / max(1, tokens[0]), vision / max(1, tokens[1]))
+        for name, totals in sums.items():
+            found[name] = tuple(total / max(1, count) for total, count in zip(totals, tokens, strict=True))
         boundaries.pop()
     return {name: found[name] for name in names}
 
 
-MAPS: dict[str, Callable[[LVLM, Sequence[Batch], Sequence[str], float, Progress], Maps]] = {
+MAPS: dict[
+    str, Callable[[LVLM, Sequence[Batch], Groups, Sequence[str], float, Progress], dict[str, tuple[Tensor, ...]]]
+] = {
     "input": _input_maps,
     "fisher": _fisher_maps,
 }
@@ -208,7 +235,7 @@ def _all_maps(
     for kind in dict.fromkeys(kinds):
         found = run.sensitivities(kind) if run is not None else {}
         if any(name not in found for name in names):
-            found = given[kind] if kind in given else MAPS[kind](lvlm, batches, names, recipe.damping, tell)
+            found = given[kind] if kind in given else _maps(lvlm, batches, names, kind, recipe.damping, tell)
             if any(name not in found for name in names):
                 raise SabError("The given sensitivities do not cover every linear of the recipe.")
             if run is not None:
@@ -229,22 +256,24 @@ def _warn_of_few_tokens(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[st
 
 
 def _pass(
-    lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str]
+    lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str], groups: Groups | None = None
 ) -> tuple[dict[str, _Moments], list[Batch]]:
-    """Run all batches through block `index`: moments of the named linears, and the batches after it."""
+    """Run all batches through block `index`: moments of the named linears by group of tokens (language and
+    vision when left out), and the batches after it."""
+    groups = _modalities(batches) if groups is None else groups
     linears = {name: lvlm.linears[name] for name in names}
     moments: dict[str, _Moments] = {}
     behind = []
-    for batch in batches:
+    for batch, masks in zip(batches, groups, strict=True):
 
-        def see(together: list[str], inputs: Tensor, batch: Batch = batch) -> None:
+        def see(together: list[str], inputs: Tensor, masks: tuple[Tensor, ...] = masks) -> None:
             leader = together[0]
             if leader not in moments:
                 width = inputs.shape[-1]
-                fresh = _Moments(*(HessianAccumulator(width, inputs.device) for _ in range(2)))
+                fresh = tuple(HessianAccumulator(width, inputs.device) for _ in masks)
                 moments.update(dict.fromkeys(together, fresh))
-            moments[leader].language.add(rows_of(inputs, batch.language, leader))
-            moments[leader].vision.add(rows_of(inputs, batch.vision, leader))
+            for group, mask in zip(moments[leader], masks, strict=True):
+                group.add(rows_of(inputs, mask, leader))
 
         with torch.no_grad(), watching(linears, see):
             behind.append(replace(batch, hidden=replay_block(lvlm, index, batch)))
@@ -264,7 +293,7 @@ def _fit(
 ) -> tuple[LinearFit, LinearReport]:
     """Fit one linear and describe the outcome; `clock` counts it as done."""
     weight = lvlm.linears[name].weight.detach().float()
-    language, vision = moments.language, moments.vision
+    language, vision = moments
     hessian = combine(language.hessian, vision.hessian, language.tokens, vision.tokens, recipe.beta)
     significance = significance_map(weight, sensitivity[0], sensitivity[1], recipe.thresholds)
     settings = FitSettings(
