@@ -145,15 +145,20 @@ def test_classes_stay_apart_for_every_eye(eye: str, dark: bool) -> None:
             assert np.linalg.norm(seen[one] - seen[other]) > 25, (eye, one, other)
 
 
+def contrast(one: str, other: str) -> float:
+    """Of two colours as WCAG 2 counts it, 1 to 21."""
+    luminance = [float(linear_rgb(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)]
+    return (max(luminance) + 0.05) / (min(luminance) + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_methods_are_seen_on_their_ground(dark: bool) -> None:
+    for name in (*theme.METHOD_COLOURS, "unknown"):
+        assert contrast(theme.method_colour(name, dark), theme.palette(dark).surface) > (3.5 if dark else 2), name
+
+
 @pytest.mark.parametrize("palette", [theme.LIGHT, theme.DARK])
 def test_text_is_readable(palette: theme.Palette) -> None:
-    def luminance(colour: str) -> float:
-        return float(linear_rgb(colour) @ [0.2126, 0.7152, 0.0722])
-
-    def contrast(one: str, other: str) -> float:
-        light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-        return (light + 0.05) / (dark + 0.05)
-
     for background in (palette.page, palette.surface, palette.raised):
         assert contrast(palette.text, background) > 7
         assert contrast(palette.muted, background) > 4.5

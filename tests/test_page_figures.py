@@ -1,7 +1,11 @@
 """Figures of Binarize, Benchmark and Learn: their arrays say what was given, nothing breaks on nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from viz import theme
 from viz.figures import (
@@ -34,11 +38,70 @@ def test_points_stand_at_all_in_bits_and_point_back_to_nominal() -> None:
     info = bits_accuracy.info(runs, (0.8, 0.75, 0.85))
     assert info.names == ("XNOR", "SAB")
     drawn = bits_accuracy.figure(info)
-    filled = [trace for trace in drawn.data if trace.mode == "markers+text"]
+    filled = [trace for trace in drawn.data if trace.mode == "markers"]
     assert [trace.x[0] for trace in filled] == [1.25, 2.8]
     assert filled[1].error_y.array[0] == pytest.approx(5.0)
     assert filled[1].marker.color == theme.method_colour("sab")
-    assert "80.0 %" in drawn.layout.annotations[0].text
+    assert {note.text for note in drawn.layout.annotations} == {"SAB", "XNOR", "full precision 80.0 %"}
+
+
+def boxes(points: list[tuple[float, float]], widths: list[float], labels: list[bits_accuracy.Label | None]) -> list:
+    return [label.box(*point, width) for point, width, label in zip(points, widths, labels, strict=True) if label]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(10, 150)), max_size=14),
+    st.floats(1, 4),
+)
+def test_names_never_overlap_however_close_the_points_and_wide_the_figure(
+    drawn: list[tuple[float, float, int]], wider: float
+) -> None:
+    frame = (220.0, 300.0)
+    points = [(220 * x, 300 * y) for x, y, _ in drawn]
+    widths = [float(width) for *_, width in drawn]
+    labels = bits_accuracy.place_labels(points, widths, frame)
+    for at in (1.0, wider):
+        found = boxes([(at * x, y) for x, y in points], widths, labels)
+        for one, other in itertools.combinations(found, 2):
+            apart = one.right <= other.left or other.right <= one.left
+            assert apart or one.bottom <= other.top or other.bottom <= one.top
+        assert all(box.left >= 0 and box.right <= at * frame[0] and 0 <= box.top <= box.bottom <= 300 for box in found)
+
+
+def test_close_points_keep_their_names_one_under_the_other() -> None:
+    points = [(100.0, 100.0), (101.0, 104.0), (102.0, 108.0)]
+    labels = bits_accuracy.place_labels(points, [60.0] * 3, (200.0, 300.0))
+    assert None not in labels
+    assert labels[0] == bits_accuracy.Label(1, 0.0)
+    tops = [box.top for box in boxes(points, [60.0] * 3, labels)]
+    assert tops == sorted(tops)
+
+
+def test_a_name_keeps_off_what_is_taken_and_gives_up_where_nothing_is_free() -> None:
+    wall = bits_accuracy.Box(50, 0, 200, 0, 300)
+    assert bits_accuracy.place_labels([(50.0, 150.0)], [40.0], (200.0, 300.0), [wall]) == [None]
+    shelf = bits_accuracy.Box(50, 0, 200, 100, 300)
+    label = bits_accuracy.place_labels([(50.0, 150.0)], [40.0], (200.0, 300.0), [shelf])[0]
+    assert label is not None
+    assert label.box(50.0, 150.0, 40.0).bottom <= 100
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_every_run_of_a_crowd_is_named_on_a_desktop_and_on_a_phone(count: int) -> None:
+    runs = [
+        bits_accuracy.Measured(f"Method {index}", "sab", 1.1, 3.0 + 0.01 * index, 900, 0.6 + 0.01 * index, 0.55, 0.7)
+        for index in range(count)
+    ]
+    drawn = bits_accuracy.figure(bits_accuracy.info(runs, (0.72, 0.67, 0.76)))
+    for notes in (drawn.layout.annotations, drawn.layout.meta["narrow"]["annotations"]):
+        assert len(notes) == count + 1
+
+
+def test_a_long_name_is_cut_and_never_read_as_a_tag() -> None:
+    run = bits_accuracy.Measured("<b>" + 40 * "x", "sab", 1.1, 2.0, 900, 0.5, 0.4, 0.6)
+    note = bits_accuracy.figure(bits_accuracy.info([run])).layout.annotations[0]
+    assert note.text.startswith("&lt;b>x")
+    assert note.text.endswith("…")
 
 
 def test_a_category_nobody_was_asked_about_has_no_bar() -> None:
@@ -58,6 +121,12 @@ def test_stacked_parts_add_up_to_all_in_bits() -> None:
     info = bit_breakdown.info(["run"], [{"signs": 100, "row scales": 30, "nothing": 0}], [100], [1.1])
     assert info.parts == ("signs", "row scales")
     assert info.bits.sum(1) == pytest.approx([1.3])
+
+
+def test_no_two_parts_of_the_bits_share_a_colour() -> None:
+    parts = ("signs", "group bitmap", "row scales", "row means", "residual signs", "column scales", "levels", "zeros")
+    for dark in (False, True):
+        assert len(set(bit_breakdown.part_tones(parts, dark).values())) == len(parts)
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -108,9 +108,16 @@ def partition_colours(dark: bool) -> tuple[str, str, str, str]:
     return colours.neither, colours.language, colours.vision, colours.cross
 
 
-def method_colour(name: str) -> str:
-    """The colour of a binarizer in every chart; an unknown name is drawn neutral."""
-    return METHOD_COLOURS.get(name, "#5a6675")
+def method_colour(name: str, dark: bool = False) -> str:
+    """The colour of a binarizer in every chart, lighter on dark ground; an unknown name is drawn neutral."""
+    colour = METHOD_COLOURS.get(name, "#5a6675")
+    return mixed(colour, "#ffffff", 0.35) if dark else colour
+
+
+def mixed(colour: str, other: str, share: float) -> str:
+    """`colour` with a share (0 to 1) of another one in it; both and the result as #rrggbb."""
+    pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(one + share * (two - one)):02x}" for one, two in pairs)
 
 
 def css_variables() -> str:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from viz import theme
 
+PER_WEIGHT = ("signs", "group bitmap", "residual signs", "levels")
+
 
 class BitBreakdownInfo(NamedTuple):
     """names: one per run. parts: what is stored, largest first. bits [runs, parts] per weight; rows sum to all-in
@@ -46,8 +48,7 @@ def info(
 def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
     """One stacked bar per run and a tick where its nominal bits lie."""
     colours = theme.palette(dark)
-    steps = theme.palette(dark).ramp[::-1]
-    tones = [*steps[: len(steps) - 1], colours.vision, colours.cross, colours.muted, colours.line]
+    tones = part_tones(info.parts, dark)
     drawn = go.Figure()
     for column, part in enumerate(info.parts):
         drawn.add_bar(
@@ -55,7 +56,7 @@ def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
             orientation="h",
             x=info.bits[:, column],
             y=list(info.names),
-            marker={"color": tones[column % len(tones)], "line": {"width": 0.5, "color": colours.surface}},
+            marker={"color": tones[part], "line": {"width": 0.5, "color": colours.surface}},
             hovertemplate=f"{part}: %{{x:.3f}} bits per weight<extra>%{{y}}</extra>",
         )
     if info.names:
@@ -68,6 +69,7 @@ def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
             hovertemplate="nominal: %{x:.2f} bits<extra>%{y}</extra>",
         )
     height = 120 + 46 * len(info.names)
+    rows = -(-(len(info.parts) + 1) // 2)  # of the legend on a phone, two entries in each
     drawn.update_layout(
         template=theme.template(dark),
         barmode="stack",
@@ -75,6 +77,28 @@ def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
         xaxis={"title": {"text": "stored bits per weight"}, "rangemode": "tozero"},
         yaxis={"autorange": "reversed", "showgrid": False},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-        meta={"height": height, "narrow": {"height": height + 30 * (len(info.parts) + 1)}},
+        meta={
+            "height": height,
+            "narrow": {
+                "height": height + 22 * rows,
+                "legend.entrywidth": 0.5,
+                "legend.entrywidthmode": "fraction",
+                "legend.x": -0.3,
+            },
+        },
     )
     return drawn
+
+
+def part_tones(parts: Sequence[str], dark: bool = False) -> dict[str, str]:
+    """A colour for each part: greens for what is stored once a weight, greys for what weights share. Colours of the
+    modalities stay out of it."""
+    colours = theme.palette(dark)
+    strong, weak = colours.ramp[-1], colours.ramp[1]
+    each = [part for part in parts if part in PER_WEIGHT]
+    shared = [part for part in parts if part not in PER_WEIGHT]
+    return {
+        part: theme.mixed(first, last, place / max(1, len(group) - 1))
+        for group, first, last in ((each, strong, weak), (shared, colours.muted, colours.line))
+        for place, part in enumerate(group)
+    }

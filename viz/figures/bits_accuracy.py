@@ -1,18 +1,31 @@
 """Accuracy against bits: each run as a filled point at its all-in bits, joined to the nominal bits that papers print.
 
 All-in bits are every stored bit of a linear over its number of weights, nominal bits are `1 + c/m` (METHOD.md §9).
+
+Methods lie close, so names are placed here and not by plotly: `place_labels` looks for room in pixels. The height of
+the figure is fixed and its width is not; a place counts as free only if it is so at the narrowest width and stays so
+when the figure grows (things grow apart in the order in which their points lie).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from viz import theme
+
+MARGIN = {"l": 54, "r": 14, "t": 12, "b": 52}  # fixed, so that the height of the plot in pixels is known
+HEIGHT, NARROW_HEIGHT = 400, 360
+WIDTH, NARROW_WIDTH = 526, 262  # narrowest figures of the two layouts of assets/js/chart.js
+LETTER, LINE, AWAY = 7.4, 17.0, 14.0  # pixels: a wide letter, a line of text, from a point to its name
+LONGEST, NARROW_LONGEST = 30, 16  # letters of a name
+STEP = 3.0  # pixels between two heights that are tried
+LEFT, ACROSS, PAST = 40.0, 60.0, 20.0  # pixels that a name goes further to avoid these; see `place_labels`
+ROOM, NARROW_ROOM = 1.18, 1.42  # where the bits end, as a multiple of the most bits: names stand there
 
 
 class Measured(NamedTuple):
@@ -41,6 +54,78 @@ class BitsAccuracyInfo(NamedTuple):
     full: tuple[float, float, float] | None
 
 
+class Box(NamedTuple):
+    """Pixels that something takes, y downwards. `anchor` is the x of the point it belongs to, which moves with the
+    width of the figure while the box keeps its distance to it."""
+
+    anchor: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def clear_of(self, other: Box) -> bool:
+        """Whether the two are apart, in this figure and in every wider one."""
+        if self.bottom <= other.top or other.bottom <= self.top:
+            return True
+        first, second = (self, other) if self.anchor <= other.anchor else (other, self)
+        return first.right <= second.left
+
+
+class Label(NamedTuple):
+    """Where a name stands: to the right (1) or left (-1) of its point, moved down by `shift` pixels."""
+
+    side: int
+    shift: float
+
+    def box(self, x: float, y: float, width: float) -> Box:
+        """What it takes at a point."""
+        near, middle = x + self.side * AWAY, y + self.shift
+        left, right = (near, near + width) if self.side > 0 else (near - width, near)
+        return Box(x, left, right, middle - LINE / 2, middle + LINE / 2)
+
+
+def place_labels(
+    points: Sequence[tuple[float, float]],
+    widths: Sequence[float],
+    frame: tuple[float, float],
+    taken: Iterable[Box] = (),
+    lines: Sequence[Box] = (),
+) -> list[Label | None]:
+    """A place for the name of each point inside a frame (width, height), all in pixels, y downwards.
+
+    No name touches another or a box of `taken`, in this frame and in every wider one; None where there is no room.
+    The upper points choose first. The nearest place wins, but a name rather goes further than over one of `lines`, to
+    the left, or past the name of a point above it.
+    """
+    filled = list(taken)
+    named: list[Box] = []
+    places: list[Label | None] = [None] * len(points)
+    shifts = [0.0, *(sign * float(step) for step in np.arange(STEP, frame[1], STEP) for sign in (1, -1))]
+    for index in sorted(range(len(points)), key=lambda index: (points[index][1], points[index][0])):
+        best: tuple[float, Label, Box] | None = None
+        for side in (1, -1):
+            for shift in shifts:
+                label = Label(side, shift)
+                box = label.box(*points[index], widths[index])
+                cost = abs(shift) + (LEFT if side < 0 else 0.0)
+                if best is not None and cost >= best[0]:
+                    continue
+                inside = box.left >= 0 and box.right <= frame[0] and box.top >= 0 and box.bottom <= frame[1]
+                if not inside or not all(box.clear_of(other) for other in filled):
+                    continue
+                cost += ACROSS * sum(not box.clear_of(line) for line in lines)
+                beside = (other for other in named if box.left < other.right and other.left < box.right)
+                cost += PAST * any(box.top < other.top for other in beside)
+                if best is None or cost < best[0]:
+                    best = cost, label, box
+        if best is not None:
+            _, places[index], box = best
+            filled.append(box)
+            named.append(box)
+    return places
+
+
 def info(runs: Iterable[Measured], full: tuple[float, float, float] | None = None) -> BitsAccuracyInfo:
     """Arrays of the figure, in order of all-in bits; no runs give empty arrays."""
     rows = sorted(runs, key=lambda run: run.bits_all_in)
@@ -58,9 +143,8 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
     """Points with intervals; full precision as a line with its interval as a band."""
     colours = theme.palette(dark)
     drawn = go.Figure()
-    middle = 0.6 * float(info.bits.max(initial=1.0))  # names grow inwards, or the last one would be cut
     for place, (name, method) in enumerate(zip(info.names, info.methods, strict=True)):
-        colour = theme.method_colour(method)
+        colour = theme.method_colour(method, dark)
         nominal, all_in = info.bits[place]
         value, low, high = 100 * info.accuracy[place]
         drawn.add_scatter(
@@ -73,6 +157,7 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
             showlegend=False,
         )
         drawn.add_scatter(
+            name=name,
             x=[all_in],
             y=[value],
             error_y={
@@ -82,30 +167,122 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
                 "color": colour,
                 "thickness": 1.5,
             },
-            mode="markers+text",
-            marker={"size": 12, "color": colour},
-            text=[name],
-            textposition="top left" if all_in > middle else "top right",
-            textfont={"color": colours.text, "size": 12},
+            mode="markers",
+            marker={"size": 12, "color": colour, "line": {"width": 1.5, "color": colours.surface}},
             customdata=[[info.bytes[place] / 1e6, low, high]],
-            hovertemplate="<b>%{text}</b><br>%{y:.1f} % (%{customdata[1]:.1f} to %{customdata[2]:.1f})<br>"
-            "%{x:.2f} bits all-in, %{customdata[0]:.2f} MB<extra></extra>",
+            hovertemplate=f"<b>{_plain(name)}</b><br>%{{y:.1f}} % (%{{customdata[1]:.1f}} to %{{customdata[2]:.1f}})"
+            "<br>%{x:.2f} bits all-in, %{customdata[0]:.2f} MB<extra></extra>",
             showlegend=False,
         )
     if info.full is not None:
         value, low, high = (100 * share for share in info.full)
         drawn.add_hrect(y0=low, y1=high, fillcolor=colours.muted, opacity=0.14, line_width=0, layer="below")
-        drawn.add_hline(
-            y=value,
-            line={"color": colours.muted, "width": 1.5},
-            annotation={"text": f"full precision {value:.1f} %", "font": {"color": colours.muted}},
-            annotation_position="bottom left",
-        )
-    widest = float(info.bits.max()) if len(info.bits) else 4.0
+        drawn.add_hline(y=value, line={"color": colours.muted, "width": 1.5}, layer="below")
+    across, up = _ranges(info, ROOM)
     drawn.update_layout(
         template=theme.template(dark),
-        xaxis={"title": {"text": "bits per weight (open: nominal, filled: all-in)"}, "range": [0.7, widest * 1.18]},
-        yaxis={"title": {"text": "accuracy, %"}, "rangemode": "normal"},
-        meta={"height": 400, "narrow": {"height": 340}},
+        margin=MARGIN,
+        xaxis={
+            "title": {"text": "bits per weight (open: nominal, filled: all-in)"},
+            "range": across,
+            "automargin": False,
+        },
+        yaxis={"title": {"text": "accuracy, %"}, "range": up, "automargin": False},
+        annotations=annotations(info, (WIDTH, HEIGHT), ROOM, LONGEST, dark),
+        meta={
+            "height": HEIGHT,
+            "narrow": {
+                "height": NARROW_HEIGHT,
+                "xaxis.title": {"text": "bits (open: nominal, filled: all-in)"},
+                "xaxis.range": _ranges(info, NARROW_ROOM)[0],
+                "annotations": annotations(info, (NARROW_WIDTH, NARROW_HEIGHT), NARROW_ROOM, NARROW_LONGEST, dark),
+            },
+        },
     )
     return drawn
+
+
+def annotations(
+    info: BitsAccuracyInfo, size: tuple[float, float], room: float, longest: int, dark: bool = False
+) -> list[dict[str, Any]]:
+    """The names of the points, of at most `longest` letters, and of the line of full precision, in a figure of at least
+    `size` pixels whose axis ends at `room` times the most bits."""
+    colours = theme.palette(dark)
+    frame = size[0] - MARGIN["l"] - MARGIN["r"], size[1] - MARGIN["t"] - MARGIN["b"]
+    (left, right), (low, high) = _ranges(info, room)
+
+    def x_of(bits: float) -> float:
+        return float((bits - left) / (right - left) * frame[0])
+
+    def y_of(percent: float) -> float:
+        return float((high - percent) / (high - low) * frame[1])
+
+    points = [(x_of(bits), y_of(100 * row[0])) for bits, row in zip(info.bits[:, 1], info.accuracy, strict=True)]
+    taken = [Box(x, x - 7, x + 7, y - 7, y + 7) for x, y in points]
+    bars = [
+        Box(x, x - 4, x + 4, y_of(100 * row[2]), y_of(100 * row[1]))
+        for (x, _), row in zip(points, info.accuracy, strict=True)
+    ]
+    drawn: list[dict[str, Any]] = []
+    if info.full is not None:
+        text, level = f"full precision {100 * info.full[0]:.1f} %", y_of(100 * info.full[0])
+        wide = LETTER * len(text)
+        tried = [
+            (side, above, Box(edge, *((0, wide) if side == "left" else (frame[0] - wide, frame[0])), top, top + LINE))
+            for above, top in ((True, level - LINE), (False, level))
+            for side, edge in (("left", 0.0), ("right", frame[0]))
+        ]
+        free = [each for each in tried if each[2].top >= 0 and all(each[2].clear_of(bar) for bar in bars)]
+        side, above, box = (free or tried)[0]
+        taken.append(box)
+        drawn.append(
+            {
+                "text": text,
+                "x": 0 if side == "left" else 1,
+                "xref": "paper",
+                "y": 100 * info.full[0],
+                "xanchor": side,
+                "yanchor": "bottom" if above else "top",
+                "showarrow": False,
+                "font": {"color": colours.muted, "size": 12},
+                "borderpad": 0,
+            }
+        )
+    shown = [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in info.names]
+    places = place_labels(points, [LETTER * len(name) for name in shown], frame, taken, bars)
+    for name, method, label, bits, row in zip(shown, info.methods, places, info.bits[:, 1], info.accuracy, strict=True):
+        if label is None:
+            continue  # too crowded: the name shows when one points at the run
+        drawn.append(
+            {
+                "text": _plain(name),
+                "x": float(bits),
+                "y": float(100 * row[0]),
+                "ax": label.side * AWAY,
+                "ay": label.shift,
+                "xanchor": "left" if label.side > 0 else "right",
+                "yanchor": "middle",
+                "showarrow": True,
+                "arrowhead": 0,
+                "arrowwidth": 1,
+                "arrowcolor": theme.method_colour(method, dark),
+                "standoff": 6,
+                "borderpad": 0,
+                "font": {"color": colours.text, "size": 12},
+            }
+        )
+    return drawn
+
+
+def _ranges(info: BitsAccuracyInfo, room: float) -> tuple[list[float], list[float]]:
+    """Where both axes begin and end: bits up to `room` times the most of them, and percent around every interval."""
+    ends = 100 * np.concatenate([info.accuracy.ravel(), np.array(info.full or ())])
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 100.0)
+    around = max(2.0, 0.08 * (high - low))
+    widest = float(info.bits.max()) if info.bits.size else 4.0
+    return [0.7, widest * room], [max(-2.0, low - around), min(103.0, high + around)]
+
+
+def _plain(name: str) -> str:
+    """Plotly reads tags in texts."""
+    return name.replace("&", "&amp;").replace("<", "&lt;")

@@ -55,7 +55,7 @@ def figure(info: CategoryBarsInfo, dark: bool = False) -> go.Figure:
             x=shares[:, 0],
             y=list(info.categories),
             # Two runs of one method share its colour; the pattern tells them apart.
-            marker={"color": theme.method_colour(method), "pattern": {"shape": ("", "/", "x", ".")[twin % 4]}},
+            marker={"color": theme.method_colour(method, dark), "pattern": {"shape": ("", "/", "x", ".")[twin % 4]}},
             error_x={
                 "type": "data",
                 "array": shares[:, 2] - shares[:, 0],

@@ -51,7 +51,7 @@ def figure(info: LayerErrorInfo, dark: bool = False) -> go.Figure:
         go.Bar(
             x=places,
             y=100 * info.losses,
-            marker={"color": theme.method_colour(info.method), "line": {"width": 0}},
+            marker={"color": theme.method_colour(info.method, dark), "line": {"width": 0}},
             customdata=[f"block {block}, {kind}" for block, kind in zip(info.blocks, info.kinds, strict=True)],
             hovertemplate="%{customdata}<br>error %{y:.2f} %<extra></extra>",
         )
