@@ -40,7 +40,7 @@ class Bench:
             counts={"neither": 7000, "language-only": 200, "vision-only": 200, "cross-modal": 280},
         )  # fmt: skip
         self.only = SimpleNamespace(
-            id="r", name="R", names=(NAME,), reports={NAME: report}, codes=lambda name: codes,
+            id="r", name="R", fingerprint="f", names=(NAME,), reports={NAME: report}, codes=lambda name: codes,
             recipe=SimpleNamespace(sensitivity="input", samples=8, seed=0, thresholds=Thresholds()),
             sensitivity=lambda name, kind: None,
         )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sab.errors import SabError
 from viz.pages import jobs as line
@@ -172,3 +173,32 @@ def test_an_evaluation_is_stored_with_its_control_and_its_distance(tmp_path: Pat
     stop.set()
     assert bench.perform(Task(None, str(tmp_path / "run"), None, 8), stop, told)[0] == line.STOPPED
     assert runs.Run.open(tmp_path / "run").accuracy == stored
+
+
+def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
+    from sab.runs import Recipe
+    from viz.pages.store import Store, version
+
+    store = Store(None, [tmp_path])
+    names = tuple(name for name in store.lvlm.decoder_linears if ".layers.0.self_attn." in name)
+    bench, told, stop = line.Bench(), Told(), threading.Event()
+
+    def tell(name: str, value: Any) -> None:
+        told(name, value)
+        if name == "report":
+            stop.set()
+
+    work = Task(None, str(tmp_path / "run"), Recipe(method="xnor", samples=2, linears=names), 0)
+    bench.perform(work, stop, tell)
+    last = names[-1]
+    half, key = store.binarized("run"), version(store.run("run"))
+    assert store.binarized("run") is half  # nothing has changed: it is kept
+    assert torch.equal(half.linears[last].weight, store.lvlm.linears[last].weight)
+
+    stop.clear()
+    bench.perform(work, stop, told)
+    store.runs(fresh=True)
+    assert version(store.run("run")) != key
+    whole = store.binarized("run")
+    assert not torch.equal(whole.linears[last].weight, store.lvlm.linears[last].weight)
+    assert torch.equal(whole.linears[last].weight, store.run("run").codes(last).dense().to(whole.dtype))

@@ -33,7 +33,7 @@ from viz.pages.results import (
 )
 from viz.pages.shared import Shared
 from viz.pages.signal import selection_signal
-from viz.pages.store import Bounded, Selection, Store
+from viz.pages.store import Bounded, Selection, Store, version
 from viz.pages.table import Column, Row, table, table_value
 
 MOST_BARS = 6  # runs in the chart by category, so that bars stay readable
@@ -248,7 +248,7 @@ def parts_chart(found: Sequence[Result], counted: Bounded) -> dict[str, Any]:
     runs = [(each.name, each.run) for each in found if each.run is not None]
     if not runs:
         return no_chart("The bits of a run appear here once one has been evaluated.")
-    pairs = [counted.get(run.id, lambda run=run: breakdown(run)) for _, run in runs]  # type: ignore[misc]
+    pairs = [counted.get(version(run), lambda run=run: breakdown(run)) for _, run in runs]  # type: ignore[misc]
     drawn = bit_breakdown.info(
         [name for name, _ in runs],
         [bits for bits, _ in pairs],

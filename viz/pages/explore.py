@@ -23,7 +23,7 @@ from sab.errors import SabError
 from viz.downsample import LOG2_LOW, LOG2_STEP, Pyramid, encode, window
 from viz.figures import density, depth, overview
 from viz.pages.shared import Shared, script_tags
-from viz.pages.store import KINDS, Bounded, Selection, Store
+from viz.pages.store import KINDS, Bounded, Selection, Store, version
 
 if TYPE_CHECKING:
     from sab.runs import Run
@@ -234,7 +234,7 @@ class ExploreData:
                 switched_off=found.switched_off or "",
             )
 
-        return self._layers.get((run.id, linear, kind), build)
+        return self._layers.get((version(run), linear, kind), build)
 
     def _codes(
         self, run: Run, linear: str
@@ -248,7 +248,7 @@ class ExploreData:
             two = None if salient is None else salient.numpy()
             return codes.dense().numpy(), codes.signs().numpy(), two
 
-        return self._dense.get((run.id, linear), build)
+        return self._dense.get((version(run), linear), build)
 
     def _exact(self, run: Run, linear: str, kind: str, selection: Selection) -> Answer:
         found = self._store.significance(run.id, linear, selection.thresholds(), kind)

@@ -19,7 +19,7 @@ from viz.pages.notice import notice
 from viz.pages.results import breakdown
 from viz.pages.shared import Shared
 from viz.pages.signal import selection_signal, signalled
-from viz.pages.store import Bounded, Selection, Store
+from viz.pages.store import Bounded, Selection, Store, version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,15 +164,17 @@ def build(store: Store, shared: Shared) -> None:
     def draw(selection: Selection, name: str, signs: int, number: int) -> dict[Any, Any]:
         try:
             piece = find_piece(store, selection, number)
+            run = version(store.run(selection.run)) if selection.run else ""
         except SabError as error:
-            return {said: str(error)}
-        look = (selection.run, piece, selection.thresholds(), selection.kind)
+            nothing = no_chart("No figure: the note at the top says why.")
+            return {said: str(error), **dict.fromkeys((bit, block, curve, weigh, cost), nothing)}
+        look = (run, piece, selection.thresholds(), selection.kind)
         made: dict[Any, tuple[Any, Callable[[], dict[str, Any]]]] = {
             bit: (("bit", piece), lambda: bit_chart(store, piece)),
             block: (("block", look, name, signs), lambda: block_chart(store, selection, piece, name, signs)),
             curve: (("curve", selection.sparsity_thr), lambda: sparsity_chart(selection.sparsity_thr)),
             weigh: (("weigh", look), lambda: weighting_chart(store, selection, piece.linear)),
-            cost: (("cost", selection.run), lambda: cost_chart(store, selection.run)),
+            cost: (("cost", run), lambda: cost_chart(store, selection.run)),
         }
         return {said: ""} | {place: chart_or_reason(drawn, key, make) for place, (key, make) in made.items()}
 

@@ -6,6 +6,8 @@ numbers. torch and transformers are imported on first use, so the page is up bef
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import threading
@@ -96,6 +98,14 @@ def _finite(value: Any) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def version(run: Run) -> str:
+    """What caches know a run by: its id, its model, and a digest that changes when a layer of it is finished or made
+    anew, for a run may be resumed, or deleted and made again under its name."""
+    reports = [vars(report) for report in run.reports.values()]
+    content = json.dumps([run.id, run.fingerprint, reports], sort_keys=True, default=str)
+    return f"{run.id}@{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 class Bounded:
@@ -249,14 +259,14 @@ class Store:
 
     def binarized(self, run_id: str) -> LVLM:
         """The model with the run's dequantized weights in place; at most two are kept."""
+        run = self.run(run_id)
 
         def build() -> LVLM:
-            run = self.run(run_id)
             simulated = self.lvlm.copy()
             run.apply(simulated)
             return simulated
 
-        return self._binarized.get(run_id, build)
+        return self._binarized.get(version(run), build)
 
     def significance(
         self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input"
@@ -264,17 +274,18 @@ class Store:
         """The exact map of one linear under any thresholds. Raises SabError for an unknown run or linear, and
         where nobody has computed this kind of sensitivity."""
 
+        run = self.run(run_id)
+
         def build() -> SignificanceMap:
             from sab.significance import significance_map
 
-            run = self.run(run_id)
             weight = self.weight(run, linear)
             found = self.sensitivity(run, linear, kind)
             if found is None:
                 raise SabError(f"The {kind} sensitivity of this model has not been computed yet.")
             return significance_map(weight, *found, thresholds)
 
-        return self._maps.get((run_id, linear, thresholds, kind), build)
+        return self._maps.get((version(run), linear, thresholds, kind), build)
 
     def sensitivity(self, run: Run, linear: str, kind: str) -> tuple[Tensor, Tensor] | None:
         """What the run holds, or what was computed in this process; None where neither is there."""
