@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
 import math
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 import torch
 
 from sab.errors import SabError
-from sab.significance import Thresholds, significance_map
+from sab.significance import PARTITION_NAMES, Thresholds, significance_map
 from viz.downsample import decode, encode
 from viz.pages.explore import ExploreData, answer, boundaries
 from viz.pages.store import Bounded, Selection, Store
@@ -101,6 +104,42 @@ def test_a_pooled_tile_says_its_factor_and_which_weight_it_shows(pooling: str) -
         assert decode(codes)[0] == pytest.approx(float(found.language[:4, :4].mean()), rel=1e-3)
 
 
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("thresholds", [Thresholds(), Thresholds(0.2, 0.9, 0.05)])
+def test_exported_cells_are_the_map_to_the_last_digit(thresholds: Thresholds) -> None:
+    bench = Bench()
+    found = bench.significance("r", NAME, thresholds, "input")
+    lines = rows(data(bench).cells({**ASK, **vars(thresholds)})["csv"])
+    assert len(lines) == 96 * 80
+    assert Counter(line["class"] for line in lines) == Counter({k: v for k, v in found.counts().items() if v})
+    for name in ("language", "vision"):
+        read = np.array([line[f"significance_{name}"] for line in lines], dtype=np.float32)
+        assert np.array_equal(read.reshape(96, 80), getattr(found, name).numpy())
+    assert (lines[81]["row"], lines[81]["column"], lines[81]["pooled"]) == ("1", "1", "1")
+
+
+def test_exported_cells_are_those_in_view() -> None:
+    lines = rows(data().cells({**ASK, "rectangle": [0, 0, 96, 80], "view": [10.2, 5, 12, 7.5]})["csv"])
+    assert {(line["row"], line["column"]) for line in lines} == {(r, c) for r in ("10", "11") for c in ("5", "6", "7")}
+
+
+def test_exported_pooled_cells_name_their_strongest_weight_or_count_all() -> None:
+    bench = Bench(shape=(700, 601))
+    found = bench.significance("r", NAME, Thresholds(), "input")
+    strongest = rows(data(bench).cells({**ASK, "pooling": "max"})["csv"])
+    assert len(strongest) == 175 * 151
+    for line in strongest[:: len(strongest) // 50]:
+        place = int(line["row"]), int(line["column"])
+        assert line["pooled"] == "4"
+        assert line["class"] == PARTITION_NAMES[found.partition[place]]
+        assert np.float32(line["significance_vision"]) == found.vision[place]
+    counted = rows(data(bench).cells({**ASK, "pooling": "mean"})["csv"])
+    assert {name: sum(int(line[name]) for line in counted) for name in PARTITION_NAMES} == found.counts()
+
+
 def test_changing_one_weight_or_the_seed_changes_the_picture_and_its_readout() -> None:
     bench, changed, reseeded = Bench(), Bench(), Bench()
     changed.tensor[11, 7] *= 3
@@ -141,7 +180,7 @@ def test_causes_are_the_ratio_of_what_the_column_carries() -> None:
 
 
 def test_a_layer_and_an_overview_are_plain_json() -> None:
-    for name in ("overview", "layer", "exact", "tile", "fisher"):
+    for name in ("overview", "layer", "exact", "tile", "cells", "fisher"):
         json.dumps(getattr(data(), name)(ASK), allow_nan=False)
 
 
@@ -153,7 +192,7 @@ FORGED: list[Any] = [
 
 
 @pytest.mark.parametrize("request_", FORGED)
-@pytest.mark.parametrize("name", ["layer", "exact", "tile", "weight"])
+@pytest.mark.parametrize("name", ["layer", "exact", "tile", "cells", "weight"])
 def test_whatever_is_sent_comes_back_as_one_sentence(request_: Any, name: str) -> None:
     found = answer(getattr(data(), name))(request_)
     assert set(found) == {"error"}

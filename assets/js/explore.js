@@ -767,26 +767,24 @@
       canvas.toBlob((blob) => lens.save(blob, `${this.fileName("maps")}.png`));
     }
 
-    exportCells() {
+    /** The server writes it: what is drawn here comes from 16-bit codes, and a few weights at a cut may fall otherwise. */
+    async exportCells() {
       const tile = this.maps.best();
       if (!tile) return;
-      const lines = ["row,column,pooled,significance_language,significance_vision,sparsity,class"];
-      for (let y = 0; y < tile.rows; y++) {
-        for (let x = 0; x < tile.columns; x++) {
-          const cell = this.maps.cell(tile.row + y * tile.factor, tile.column + x * tile.factor);
-          if (cell) lines.push([cell.weightRow, cell.weightColumn, cell.factor, cell.language.toPrecision(4), cell.vision.toPrecision(4), cell.sparsity.toPrecision(4), CLASSES[cell.class]].join(","));
-        }
-      }
-      lens.save(lines.join("\n") + "\n", `${this.fileName("cells")}.csv`, "text/csv");
+      const { row, column, rows, columns, factor } = tile, { top, left, bottom, right } = this.maps.view;
+      const rectangle = [row, column, row + rows * factor, column + columns * factor];
+      const found = await this.ask("cells", { rectangle, view: [top, left, bottom, right] });
+      if (found.error) { lens.toast(found.error); return; }
+      lens.save(found.csv, `${this.fileName("cells")}.csv`, "text/csv");
     }
 
     async exportLayer() {
       const exact = await this.ask("exact");
       if (exact.error) { lens.toast(exact.error); return; }
-      const { run, linear, kind, salient_top_p, diff_quantile, sparsity_thr } = lens.state;
+      const { run, linear, kind } = lens.state;
       const content = {
         run, linear, sensitivity: kind, shape: this.layer.shape,
-        thresholds: { salient_top_p, diff_quantile, sparsity_thr },
+        thresholds: exact.thresholds,
         boundaries: exact.boundaries, counts: Object.fromEntries(CLASSES.map((name, code) => [name, exact.counts[code]])),
         unimodal_ratio: exact.unimodal_ratio, report: this.layer.report,
       };

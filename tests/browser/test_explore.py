@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from sab.significance import PARTITION_NAMES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -321,25 +327,41 @@ def test_a_dragged_frame_takes_little_script(visitor: Visitor) -> None:
     assert times[len(times) // 2] < 60
 
 
-def test_downloads_hold_what_is_shown(visitor: Visitor) -> None:
+def exported(page: Page, label: str, where: str = ".sab-map-tools") -> tuple[str, bytes]:
+    """Name and content of a download from an Export menu."""
+    page.click(f"{where} .sab-export summary")
+    with page.expect_download() as download:
+        page.click(f"{where} .sab-export button:text-is('{label}')")
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def test_downloads_hold_exactly_what_the_pipeline_says(
+    visitor: Visitor, model_directory: Path, run_directory: Path
+) -> None:
+    page = visitor.open_layer("?run=browser-run&kind=input&salient_top_p=0.0731&diff_quantile=0.37&sparsity_thr=0.0123")
+    settled(page)
+    counts = true_counts(page.evaluate(STATE), model_directory, run_directory)
+    assert page.evaluate(COUNTS) == counts
+    name, picture = exported(page, "PNG")
+    assert name.endswith(".png")
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 20_000
+    name, cells = exported(page, "CSV (cells shown)")
+    assert name.endswith(".csv")
+    classes = Counter(line["class"] for line in csv.DictReader(io.StringIO(cells.decode())))
+    assert [classes[each] for each in PARTITION_NAMES] == counts
+    name, layer = exported(page, "JSON (this layer)")
+    assert name.endswith(".json")
+    written = json.loads(layer)
+    assert written["counts"] == dict(zip(PARTITION_NAMES, counts, strict=True))
+    assert written["thresholds"] == {"salient_top_p": 0.0731, "diff_quantile": 0.37, "sparsity_thr": 0.0123}
+
+
+def test_a_zoomed_map_exports_the_cells_in_view(visitor: Visitor) -> None:
     page = visitor.open_layer("?run=browser-run")
     settled(page)
-    counts = page.evaluate(COUNTS)
-    for label, ending in (("PNG", ".png"), ("CSV (cells shown)", ".csv"), ("JSON (this layer)", ".json")):
-        page.click(".sab-map-tools .sab-export summary")
-        with page.expect_download() as download:
-            page.click(f".sab-map-tools .sab-export button:text-is('{label}')")
-        path = download.value.path()
-        assert download.value.suggested_filename.endswith(ending)
-        content = path.read_bytes()
-        if ending == ".png":
-            assert content.startswith(b"\x89PNG")
-            assert len(content) > 20_000
-        elif ending == ".csv":
-            lines = content.decode().splitlines()
-            assert len(lines) == 1 + sum(counts)
-            # the browser classes weights by their 16-bit codes: a few at the thresholds may differ
-            shown = sum(line.endswith(",vision-only") for line in lines)
-            assert shown == pytest.approx(counts[2], abs=0.0005 * sum(counts))
-        else:
-            assert str(counts[1]).encode() in content
+    page.evaluate("SabLens.explore.maps.look({top: 16, left: 32, bottom: 24, right: 44})")
+    _, cells = exported(page, "CSV (cells shown)")
+    lines = list(csv.DictReader(io.StringIO(cells.decode())))
+    assert {int(line["row"]) for line in lines} == set(range(16, 24))
+    assert {int(line["column"]) for line in lines} == set(range(32, 44))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sab.errors import SabError
-from viz.downsample import LOG2_LOW, LOG2_STEP, Pyramid, encode, window
+from viz.downsample import LOG2_LOW, LOG2_STEP, Pyramid, Window, encode, window
 from viz.figures import density, depth, overview
 from viz.pages.shared import Shared, script_tags
 from viz.pages.store import KINDS, Bounded, Selection, Store, version
@@ -65,6 +65,7 @@ def build(store: Store, shared: Shared) -> None:
             answer(view.layer),
             answer(view.exact),
             answer(view.tile),
+            answer(view.cells),
             answer(view.weight),
             answer(view.fisher),
         ],
@@ -184,6 +185,20 @@ class ExploreData:
             tile["representative"] = _base64(layer.pyramid.representative(view))
         return tile
 
+    def cells(self, request: Request) -> Answer:
+        """The cells of `tile` that lie in "view", as CSV under the thresholds sent. Values and classes are those of the
+        map itself and not of the 16-bit codes that are drawn; a pooled cell gives its strongest weight, or the mean and
+        the number of weights in each class."""
+        run, linear, kind = self._place(request)
+        layer = self._layer(run, linear, kind)
+        selection = Selection.from_query(request)
+        found = self._store.significance(run.id, linear, selection.thresholds(), kind)
+        view = cropped(
+            window(layer.pyramid.shape, *_rectangle(request.get("rectangle"), layer.pyramid.shape)),
+            _rectangle(request.get("view"), layer.pyramid.shape),
+        )
+        return {"csv": cells_csv(layer.pyramid, view, selection.pooling, found)}
+
     def weight(self, request: Request) -> Answer:
         """What became of one weight: its value, its stored form, and the error between them."""
         run, linear, kind = self._place(request)
@@ -261,7 +276,46 @@ class ExploreData:
             "unimodal_ratio": found.unimodal_ratio,
             "mean_sparsity": float(found.sparsity.mean()),
             "switched_off": found.switched_off or "",
+            "thresholds": asdict(found.thresholds),
         }
+
+
+def cropped(tile: Window, rectangle: tuple[float, float, float, float]) -> Window:
+    """The cells of a tile that a rectangle of weights touches, at least one."""
+    top, left, bottom, right = (edge / tile.factor for edge in rectangle)
+    row0 = min(max(math.floor(top), tile.row0), tile.row1 - 1)
+    column0 = min(max(math.floor(left), tile.column0), tile.column1 - 1)
+    row1 = min(max(math.ceil(bottom), row0 + 1), tile.row1)
+    column1 = min(max(math.ceil(right), column0 + 1), tile.column1)
+    return Window(tile.factor, row0, row1, column0, column1)
+
+
+def cells_csv(pyramid: Pyramid, view: Window, pooling: str, found: SignificanceMap) -> str:
+    """One line a cell of a window: its place, how many weights a side it pools, both significances, and its class."""
+    rows, columns = np.mgrid[view.row0 : view.row1, view.column0 : view.column1].reshape(2, -1) * view.factor
+    head = ["row", "column", "pooled", "significance_language", "significance_vision"]
+    partition = found.partition.numpy()
+    if view.factor > 1 and pooling == "mean":
+        weights = np.minimum(rows + view.factor, partition.shape[0]) - rows
+        weights *= np.minimum(columns + view.factor, partition.shape[1]) - columns
+        masks = [partition == code for code in range(len(overview.CLASS_NAMES))]
+        shares = [pyramid.tile_of(mask, view, pooling).reshape(-1) for mask in masks]
+        last = [np.rint(share * weights).astype(int).astype(str) for share in shares]
+        head += overview.CLASS_NAMES
+    else:
+        if view.factor > 1:
+            rows, columns = np.divmod(pyramid.representative(view).reshape(-1), partition.shape[1])
+        names = np.array(overview.CLASS_NAMES)
+        last = [texts(found.sparsity.numpy()[rows, columns]), names[partition[rows, columns]]]
+        head += ["sparsity", "class"]
+    values = [texts(pyramid.tile(name, view, pooling).reshape(-1)) for name in ("language", "vision")]
+    lines = zip(rows.astype(str), columns.astype(str), [str(view.factor)] * rows.size, *values, *last, strict=True)
+    return "\n".join([",".join(head), *(",".join(line) for line in lines)]) + "\n"
+
+
+def texts(values: NDArray[np.float32]) -> list[str]:
+    """Nine digits, which read back to the same float32."""
+    return [f"{value:.9g}" for value in values.tolist()]
 
 
 def boundaries(found: SignificanceMap) -> density.Boundaries:
