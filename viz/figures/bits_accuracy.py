@@ -188,21 +188,21 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
             "automargin": False,
         },
         yaxis={"title": {"text": "accuracy, %"}, "range": up, "automargin": False},
-        annotations=annotations(info, (WIDTH, HEIGHT), ROOM, LONGEST, dark),
+        annotations=names_of(info, (WIDTH, HEIGHT), ROOM, LONGEST, dark),
         meta={
             "height": HEIGHT,
             "narrow": {
                 "height": NARROW_HEIGHT,
                 "xaxis.title": {"text": "bits (open: nominal, filled: all-in)"},
                 "xaxis.range": _ranges(info, NARROW_ROOM)[0],
-                "annotations": annotations(info, (NARROW_WIDTH, NARROW_HEIGHT), NARROW_ROOM, NARROW_LONGEST, dark),
+                "annotations": names_of(info, (NARROW_WIDTH, NARROW_HEIGHT), NARROW_ROOM, NARROW_LONGEST, dark),
             },
         },
     )
     return drawn
 
 
-def annotations(
+def names_of(
     info: BitsAccuracyInfo, size: tuple[float, float], room: float, longest: int, dark: bool = False
 ) -> list[dict[str, Any]]:
     """The names of the points, of at most `longest` letters, and of the line of full precision, in a figure of at least
@@ -228,7 +228,7 @@ def annotations(
         text, level = f"full precision {100 * info.full[0]:.1f} %", y_of(100 * info.full[0])
         wide = LETTER * len(text)
         tried = [
-            (side, above, Box(edge, *((0, wide) if side == "left" else (frame[0] - wide, frame[0])), top, top + LINE))
+            (side, above, Box(edge, edge - wide * (side == "right"), edge + wide * (side == "left"), top, top + LINE))
             for above, top in ((True, level - LINE), (False, level))
             for side, edge in (("left", 0.0), ("right", frame[0]))
         ]
