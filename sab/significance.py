@@ -78,6 +78,20 @@ def hoyer(language: Tensor, vision: Tensor) -> Tensor:
     return ((ROOT_TWO - ratio) / (ROOT_TWO - 1.0)).clamp(0.0, 1.0)
 
 
+def threshold_ratio(sparsity_thr: float) -> float:
+    """The ratio max(S̄_l, S̄_v) / min(S̄_l, S̄_v), at least 1, that a pair has where its rho is `sparsity_thr`.
+
+    With c = sqrt 2 - rho (sqrt 2 - 1) = (1 + t) / sqrt(1 + t²) for a ratio t, t is the larger root of
+    (c² - 1) t² - 2 t + (c² - 1) = 0. Infinite at rho = 1. SabError outside [0, 1].
+    """
+    if not (math.isfinite(sparsity_thr) and 0.0 <= sparsity_thr <= 1.0):
+        raise SabError(f"sparsity_thr must be a number between 0 and 1, not {sparsity_thr!r}")
+    reach = ROOT_TWO - sparsity_thr * (ROOT_TWO - 1.0)  # c
+    middle = (ROOT_TWO - 1.0) * (1.0 - sparsity_thr) * (reach + 1.0)  # c² - 1, without cancellation near rho = 1
+    spread = sparsity_thr * (ROOT_TWO - 1.0) * (ROOT_TWO + reach)  # 2 - c², without cancellation near rho = 0
+    return max(1.0, (1.0 + reach * math.sqrt(spread)) / middle) if middle > 0 else math.inf
+
+
 def significance_map(
     weight: Tensor,
     sensitivity_language: Tensor,
