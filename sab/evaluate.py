@@ -80,6 +80,16 @@ class Divergence:
     tokens: int
 
 
+@dataclass(frozen=True)
+class AnswerDistance:
+    """One question's part of a divergence: mean KL in nats over the reference answer's tokens, on how many of
+    them both models like the same token best, and how many there are."""
+
+    kl: float
+    agreed: int
+    tokens: int
+
+
 def evaluate(
     lvlm: LVLM,
     questions: Sequence[Question],
@@ -133,24 +143,40 @@ def divergence(
     progress: Progress | None = None,
 ) -> Divergence:
     """How far `other` is from `full` on the reference answers. Both models share one tokenizer."""
+    return summed(answer_distances(full, other, questions, batch_size, progress))
+
+
+def answer_distances(
+    full: LVLM,
+    other: LVLM,
+    questions: Sequence[Question],
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[AnswerDistance]:
+    """The divergence of each question, in their order. SabError when there are no questions."""
     tell = progress or (lambda stage, share: None)
     prepared = _prepared(full, questions, blank=False)
-    means = torch.zeros(len(questions), dtype=torch.float64)
-    agreed = tokens = done = 0
+    found: dict[int, AnswerDistance] = {}
     for indices, inputs, targets in _with_answers(full, prepared, questions, batch_size):
         reference, _ = _answer_logprobs(full, inputs, targets)
         compared, _ = _answer_logprobs(other, other.place(inputs), targets.to(other.device))
         compared = compared.to(reference.device)
         kl = (reference.exp() * (reference - compared)).sum(-1).double().cpu()  # [tokens]
+        agreed = (reference.argmax(-1) == compared.argmax(-1)).cpu()  # [tokens]
         lengths = (targets != -100).sum(-1).tolist()
-        for index, part in zip(indices, kl.split(lengths), strict=True):
-            means[index] = part.mean()
-        agreed += int((reference.argmax(-1) == compared.argmax(-1)).sum())
-        tokens += len(kl)
-        done += len(indices)
-        tell("divergence", done / len(questions))
+        for index, part, same in zip(indices, kl.split(lengths), agreed.split(lengths), strict=True):
+            found[index] = AnswerDistance(float(part.mean()), int(same.sum()), len(part))
+        tell("divergence", len(found) / len(questions))
+    return [found[index] for index in range(len(questions))]
+
+
+def summed(distances: Sequence[AnswerDistance]) -> Divergence:
+    """The divergence over several questions, one at least; each counts alike in the KL."""
+    means = torch.tensor([distance.kl for distance in distances], dtype=torch.float64)
+    tokens = sum(distance.tokens for distance in distances)
+    agreed = sum(distance.agreed for distance in distances)
     mean = float(means.mean())
-    margin = Z_95 * float(means.std()) / math.sqrt(len(questions)) if len(questions) > 1 else math.inf
+    margin = Z_95 * float(means.std()) / math.sqrt(len(means)) if len(means) > 1 else math.inf
     return Divergence(mean, (mean - margin, mean + margin), agreed / tokens, tokens)
 
 
