@@ -1,4 +1,4 @@
-"""The command line: quantize, eval, compare, inspect, chat, train-demo.
+"""The command line: quantize, eval, compare, controls, causal, inspect, chat, train-demo.
 
 Human lines and progress go to stderr, one JSON object is the last line of stdout. Wrong input ends with exit
 code 2 and one sentence on stderr; an interrupt ends with 130 and says what is kept. Modules that need
@@ -135,6 +135,22 @@ def _parser() -> Parser:
     compare.add_argument("--methods", default="full,gptq4,sab,arb-rc-cgb,billm,xnor", help="comma-separated")
     compare.add_argument("--out", type=Path, help="keep the runs below this directory")
 
+    controls = commands.add_parser("controls", help="null and stability of the maps")
+    controls.set_defaults(run=_controls)
+    _add_model(controls, "folder or Hugging Face id; the embedded model when left out")
+    _add_maps(controls)
+    controls.add_argument("--seeds", type=int, default=3, help="calibration seeds to compare, from --seed on")
+    controls.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
+
+    causal = commands.add_parser("causal", help="zero weights of each label and see which answers fall")
+    causal.set_defaults(run=_causal)
+    _add_model(causal, "folder or Hugging Face id; the embedded model when left out")
+    _add_maps(causal)
+    _add_suite(causal)
+    causal.add_argument("--share", default="0.25,0.5,1", help="percent of the weights, comma-separated")
+    causal.add_argument("--random-draws", type=int, default=3, help="sets of random weights")
+    causal.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
+
     inspect = commands.add_parser("inspect", help="account for every stored byte of a run")
     inspect.set_defaults(run=_inspect)
     inspect.add_argument("directory", type=Path)
@@ -158,7 +174,8 @@ def _add_model(parser: Parser, about: str) -> None:
     parser.add_argument("--dtype", help="float32, bfloat16 or float16")
 
 
-def _add_recipe(parser: Parser) -> None:
+def _add_maps(parser: Parser) -> None:
+    """What the maps and the partition depend on."""
     parser.add_argument("--samples", type=int, default=512, help="calibration samples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the calibration samples")
     parser.add_argument("--split", default="token", help="token or corpus")
@@ -166,13 +183,17 @@ def _add_recipe(parser: Parser) -> None:
     parser.add_argument("--salient-top-p", type=float, default=0.05)
     parser.add_argument("--diff-quantile", type=float, default=0.5)
     parser.add_argument("--sparsity-thr", type=float, default=0.005)
+    parser.add_argument("--damping", type=float, default=0.01)
+
+
+def _add_recipe(parser: Parser) -> None:
+    _add_maps(parser)
     parser.add_argument("--iterations", type=int, default=15, help="alternating rounds")
     parser.add_argument("--beta", type=float, help="weight of the vision Hessian; the token share when left out")
     parser.add_argument("--compensation", default="exact", help="exact, lineage or none")
     parser.add_argument("--max-salient", type=int, default=49, help="salient columns per block at most")
     parser.add_argument("--emphasis", default="constant", help="constant or ramp")
     parser.add_argument("--block-size", type=int, default=128)
-    parser.add_argument("--damping", type=float, default=0.01)
     parser.add_argument("--linears", help="comma-separated names; all of the decoder when left out")
 
 
@@ -362,6 +383,129 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             f"{row['bits_nominal']:.2f} bits nominal, {row['bits_all_in']:.2f} all-in  {kl}"
         )
     return {"model": full.source, "questions": len(asked), "rows": rows}
+
+
+def _map_recipe(options: argparse.Namespace) -> Recipe:
+    """A recipe of which only the maps matter, checked."""
+    from sab.runs import Recipe
+    from sab.significance import Thresholds
+
+    if options.out is not None and options.out.is_dir():
+        raise SabError(f"{options.out} is a directory; name a file for --out.")
+    recipe = Recipe(
+        thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
+        sensitivity=options.sensitivity,
+        split=options.split,
+        samples=options.samples,
+        seed=options.seed,
+        damping=options.damping,
+    )
+    recipe.validate()
+    return recipe
+
+
+def _map_conditions(lvlm: LVLM, recipe: Recipe) -> dict[str, Any]:
+    """What figures about maps depend on, for JSON."""
+    names = ("sensitivity", "split", "samples", "seed", "damping", "thresholds")
+    return {"model": lvlm.source, "fingerprint": lvlm.fingerprint} | {name: recipe.to_json()[name] for name in names}
+
+
+def _controls(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import calibration, models, runs
+    from sab.controls import controls
+
+    recipe = _map_recipe(options)
+    if options.seeds < 1:
+        raise SabError("--seeds must be at least 1.")
+    lvlm = models.load(options.model, options.device, options.dtype)
+    progress = Progress()
+    calibrations = [calibration.embedded(recipe.samples, recipe.seed + step) for step in range(options.seeds)]
+    found = controls(lvlm, calibrations, recipe.sensitivity, recipe.split, recipe.thresholds, recipe.damping, progress)
+    result = {**_map_conditions(lvlm, recipe), **found.summary()}
+    progress.say(
+        f"Unimodal share of the salient weights ({recipe.sensitivity} sensitivity); null and matched at "
+        f"{min(found.tokens_half)} tokens a side; rho > {recipe.thresholds.sparsity_thr:g} is a ratio of "
+        f"{result['threshold_ratio']:.3g}"
+    )
+    progress.say(
+        f"{'':12s}  {'map':>6s} {'matched':>8s} {'null l':>7s} {'null v':>7s}"
+        f"   {'ratio 5-95 %':>14s} {'null v 5-95 %':>14s} {'signal':>6s}"
+        f"   {'same class':>10s} {'kappa':>6s} {'corr.':>6s}"
+    )
+    kinds: dict[str, list[str]] = {}
+    for name in found.linears:
+        kinds.setdefault(lvlm.info[name].kind, []).append(name)
+    for kind, names in [*kinds.items(), ("overall", None)]:
+        row = found.overall(names)
+        shares = (row.full, row.matched, row.null_language, row.null_vision)
+        ranges = " ".join(f"{part.ratio(0.05):7.2f}-{part.ratio(0.95):6.2f}" for part in (row.matched, row.null_vision))
+        stable = row.agreement
+        kept = f"{100 * stable.same_class:8.1f} % {stable.kappa:6.2f} {stable.correlation:6.2f}" if stable else ""
+        progress.say(
+            f"{kind:12s}  "
+            + " ".join(f"{100 * part.unimodal_share:5.1f} %" for part in shares)
+            + f"   {ranges} {row.signal:6.2f}   {kept}"
+        )
+    if options.out is not None:
+        runs.write_json(options.out, _jsonable(result))
+    return result
+
+
+def _causal(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import calibration, models, runs, sequential
+    from sab.causal import PICTURE, TEXT, causal
+
+    recipe = _map_recipe(options)
+    try:
+        shares = [float(share) / 100 for share in options.share.split(",")]
+    except ValueError as error:
+        raise SabError("--share takes percents, comma-separated, such as 0.25,0.5,1.") from error
+    if options.random_draws < 1:
+        raise SabError("--random-draws must be at least 1.")
+    asked = _questions(options)
+    lvlm = models.load(options.model, options.device, options.dtype)
+    progress = Progress()
+    samples = calibration.embedded(recipe.samples, recipe.seed)
+    sensitivities = sequential.maps(lvlm, samples, recipe.sensitivity, recipe.split, progress, recipe.damping)
+    found = causal(
+        lvlm,
+        sensitivities,
+        asked,
+        shares,
+        recipe.thresholds,
+        options.random_draws,
+        recipe.seed,
+        options.batch_size,
+        progress=progress,
+    )
+    for share in found.left_out:
+        progress.say(f"{100 * share:g} % cannot be matched between the labels; {100 * found.largest_share:.2g} % can.")
+    categories = [name for name in found.full.accuracy if name not in ("overall", PICTURE, TEXT)]
+    progress.say("Accuracy in percent, with a picture and without, then by category: " + ", ".join(categories))
+    for row in [found.full, *found.knockouts]:
+        kl = " ".join(
+            f"{row.divergence[part].kl:8.4f}" if part in row.divergence else " " * 8 for part in (PICTURE, TEXT)
+        )
+        columns = [name for name in (PICTURE, TEXT) if name in row.accuracy]
+        progress.say(
+            f"{100 * row.share:5.2f} %  {row.label:14s} KL {kl}   "
+            + " ".join(f"{100 * row.accuracy[name]:5.1f}" for name in columns)
+            + "  |"
+            + " ".join(f"{100 * row.accuracy[name]:4.0f}" for name in categories)
+        )
+    for contrast in found.selectivity:
+        low, high = contrast.interval
+        progress.say(
+            f"{100 * contrast.share:5.2f} %  {contrast.first} against {contrast.second}: "
+            f"{contrast.value:+.2f} ({low:+.2f} to {high:+.2f}) doublings of KL towards questions with pictures"
+        )
+    for share, difference in found.tolerance.items():
+        progress.say(f"{100 * share:5.2f} %  the sets differ in the sum of squares by {100 * difference:.2f} % at most")
+    conditions = {**_map_conditions(lvlm, recipe), "suite": options.suite, "questions": len(asked)}
+    result = {**conditions, **found.summary()}
+    if options.out is not None:
+        runs.write_json(options.out, _jsonable(result))
+    return result
 
 
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
