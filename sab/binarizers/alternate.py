@@ -6,7 +6,8 @@
     B        <-  nearest of the 2^order sums, per weight
 
 Each step is a least-squares optimum of one factor, so no round raises the loss while Λ is constant.
-Used by arb-rc, arb-rc-cgb and sab. Cost per round: about ten passes over [n, k] for each order.
+Used by arb-rc, arb-rc-cgb and sab. Cost per round: four matrix-vector products at order 1, whose signs never
+change (scales are not negative, so B = sign(W) and B R = |W|); about ten passes over [n, k] per order at 2.
 """
 
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def rounds(
     signs: list[Tensor] = []
     rows: list[Tensor] = []
     columns: list[Tensor] = []
-    rest = weight
+    rest, magnitude = weight, weight.abs()
     for _ in range(order):
         bits = positive(rest)
         row = _ratio((square * rest.abs()).sum(1), square.sum(1))
@@ -80,19 +81,21 @@ def rounds(
             share = step / iterations
             square = _square(mask, (1.0 - share) + share * weighting)
         rows, columns = list(rows), list(columns)
-        factors = [as_float(bits) for bits in signs]
+        factors = [as_float(bits) for bits in signs] if order == 2 else []
         for index in range(order):
-            residual = weight
             if order == 2:
                 other = 1 - index
                 residual = weight - factors[other] * _outer(rows[other], columns[other])
-            evidence = square * factors[index] * residual
+                evidence = square * factors[index] * residual
+            else:
+                evidence = square * magnitude
             rows[index] = _ratio(evidence @ columns[index], square @ columns[index].square())
             columns[index] = _ratio(rows[index] @ evidence, rows[index].square() @ square)
         # the sums +-a_1 +-a_2 do not change with the scales' signs, and the signs are picked anew
         gauged = [_gauge(row.abs(), column.abs(), members) for row, column in zip(rows, columns, strict=True)]
         rows, columns = [row for row, _ in gauged], [column for _, column in gauged]
-        signs = nearest_signs(weight, [_outer(*pair) for pair in gauged])
+        if order == 2:
+            signs = nearest_signs(weight, [_outer(*pair) for pair in gauged])
         yield signs, rows, columns
 
 
