@@ -18,6 +18,7 @@ from torch import Tensor
 from sab.binarizers import METHODS, BlockContext, LinearCodes
 from sab.binarizers.alternate import EMPHASES
 from sab.binarizers.codes import join
+from sab.binarizers.pb_llm import KEEP
 from sab.binarizers.signs import LARGEST_HALF
 from sab.errors import SabError
 from sab.hessian import dampen, inverse_factor
@@ -25,13 +26,15 @@ from sab.significance import SignificanceMap
 
 COMPENSATIONS = ("exact", "lineage", "none")
 SEARCHES = ("published",)
+MODERATE = 40  # Hessians whose largest entry lies within 2^-40 ... 2^40 are fitted as they are
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """`iterations`: alternating rounds; `block_size`: columns per block, a multiple of 8; `damping`: λ of
     METHOD 1; `search`: how structure is found; `max_salient`: most salient columns per block; `emphasis`:
-    "constant" or "ramp"; `compensation`: "exact", "lineage" or "none" (gptq's own feedback stays).
+    "constant" or "ramp"; `compensation`: "exact", "lineage" or "none" (feedback inside blocks stays); `keep`:
+    by which measure pb-llm keeps weights, "magnitude" or "hessian".
     """
 
     iterations: int = 15
@@ -41,6 +44,7 @@ class FitSettings:
     max_salient: int = 49
     emphasis: str = "constant"
     compensation: str = "exact"
+    keep: str = "magnitude"
 
     def validate(self) -> "FitSettings":
         """Returns itself. SabError that names the setting and what it may be."""
@@ -57,6 +61,7 @@ class FitSettings:
             ("search", SEARCHES),
             ("emphasis", EMPHASES),
             ("compensation", COMPENSATIONS),
+            ("keep", KEEP),
         ):
             if getattr(self, name) not in allowed:
                 raise SabError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -66,8 +71,9 @@ class FitSettings:
 @dataclass(frozen=True)
 class LinearFit:
     """`codes`; `weight` [n, m] float32 == codes.dense(); `relative_loss` tr(D H D^T) / tr(W H W^T) with the
-    H that was given; `salient_fraction` c/m; `damping_used`; `seconds`; `block_losses`: per block
-    |E U_bb^-1|² over tr(W H W^T), adding up to tr(D H D^T) of the damped H if compensation is exact.
+    H that was given; `salient_fraction` c/m; `damping_used`: the strength that made H positive definite;
+    `seconds`; `block_losses`: per block |E U_bb^-1|² over tr(W H W^T), adding up to tr(D H D^T) of the damped
+    H if compensation is exact.
     """
 
     codes: LinearCodes
@@ -90,23 +96,25 @@ def fit_linear(
 ) -> LinearFit:
     """Fits `weight` [n, m] by `method` with the compensation Hessian `hessian` [m, m].
 
-    SabError, naming `name`, for NaN or infinity, wrong shapes, weights beyond float16, an unknown method,
-    a linear without calibration tokens, or a method that needs a significance map and has none.
+    SabError, naming `name`, for NaN or infinity in the weight, in H or in anything computed from them, wrong
+    shapes, weights beyond float16, an unknown method, a linear without calibration tokens, or a method that
+    needs a significance map and has none.
     """
     started = time.perf_counter()
     settings = (settings or FitSettings()).validate()
     label = name or "this linear"
     weighting = _check(weight, hessian, method, significance, label)
     original = weight.detach().float()
-    hessian = hessian.detach().to(original.device, torch.float32)
     try:
+        hessian = _moderate(hessian.detach().to(original.device, torch.float32))
         damped = dampen(hessian, settings.damping)
+        factor = inverse_factor(damped)
     except SabError as refusal:
         raise SabError(f"{label}: {refusal}") from refusal
-    factor = inverse_factor(damped.hessian)
     remaining = original.clone()
     remaining[:, damped.dead] = 0.0
     chosen = METHODS[method]
+    plan = chosen.plan(remaining, factor, settings.keep) if chosen.plan is not None else None
     blocks: list[LinearCodes] = []
     losses: list[Tensor] = []
     for start in range(0, original.shape[1], settings.block_size):
@@ -121,12 +129,15 @@ def fit_linear(
             iterations=settings.iterations,
             max_salient=settings.max_salient,
             emphasis=settings.emphasis,
+            plan=None if plan is None else plan.columns(here),
         )
         codes = chosen.fit_block(entered, context)
         blocks.append(codes)
         error = entered - codes.dense()
         exact = torch.linalg.solve_triangular(context.inverse_factor, error, upper=True, left=False)
         losses.append(exact.square().sum(dtype=torch.float64))
+        if not bool(torch.isfinite(losses[-1])):
+            raise SabError(f"{label}: the fit of columns {start} to {stop - 1} is not finite; raise the damping")
         if chosen.compensated and settings.compensation != "none" and stop < original.shape[1]:
             # column-wise feedback is by itself the exact form, so methods that have it know no other
             lineage = settings.compensation == "lineage" and not chosen.feedback
@@ -144,6 +155,17 @@ def fit_linear(
         seconds=time.perf_counter() - started,
         block_losses=[float(loss) / energy if energy > 0 else 0.0 for loss in losses],
     )
+
+
+def _moderate(hessian: Tensor) -> Tensor:
+    """H [m, m] by a power of 4 where its squares would leave float32; no method depends on the factor.
+
+    U then changes by an exact power of 2, and the codes not at all.
+    """
+    largest = float(hessian.abs().max())
+    if not math.isfinite(largest) or 2.0**-MODERATE < largest < 2.0**MODERATE:
+        return hessian
+    return hessian * 4.0 ** max(-60, min(60, -round(math.log2(largest) / 2)))
 
 
 def quadratic(difference: Tensor, hessian: Tensor) -> float:

@@ -5,8 +5,8 @@
 Compensation mixes the modalities, `H = (1 - beta) H_language + beta H_vision`. Everything that needs the
 inverse goes through one factorisation: with J the reversal of both axes, `J H J = L L^T` gives the upper
 factor of the inverse as `U = J L^-1 J`, so that `H^-1 = U^T U`, without ever forming `H^-1` or factoring
-twice. Cost: one m x m x tokens product per batch, then m^3 / 3 for Cholesky and m^3 / 3 for the triangular
-inverse, per linear.
+twice: `dampen` hands on the L that has shown its strength to be enough. Cost: one m x m x tokens product per
+batch, then m^3 / 3 for Cholesky and m^3 / 3 for the triangular inverse, per linear.
 """
 
 import math
@@ -77,19 +77,21 @@ class Damped:
 
     `hessian` [m, m]: H + strength_used * mean(diag H over live inputs) * I, dead inputs with H_jj = 1;
     `strength_used`: the strength that worked (the wanted one, or that times 10, 100, ...);
-    `dead` bool [m]: inputs that were never active; their weights are set to 0 before fitting.
+    `dead` bool [m]: inputs that were never active; their weights are set to 0 before fitting;
+    `lower` [m, m]: Cholesky factor L of the Hessian with both axes reversed.
     """
 
     hessian: Tensor
     strength_used: float
     dead: Tensor
+    lower: Tensor
 
 
 def dampen(hessian: Tensor, strength: float = 0.01) -> Damped:
-    """Adds `strength * mean(diag H)` to the diagonal, in growing steps until H is positive definite.
+    """Adds `strength * mean(diag H)` to the diagonal, in steps of 10 until H is positive definite.
 
-    SabError for NaN, infinity, a matrix that is not square, or one that no strength up to 100 repairs.
-    The mean runs over live inputs, so that dead ones do not weaken the dampening.
+    SabError for NaN, infinity (also when the sums leave float32), a matrix that is not square, or one that no
+    strength up to 100 repairs. The mean runs over live inputs, so that dead ones do not weaken the dampening.
     """
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
         raise SabError(f"a Hessian must be square, not {tuple(hessian.shape)}")
@@ -97,30 +99,31 @@ def dampen(hessian: Tensor, strength: float = 0.01) -> Damped:
         raise SabError(f"damping must be a number of at least 0, not {strength}")
     # checked here because Cholesky on CPU reads one triangle only and lets NaN in the other pass
     if not bool(torch.isfinite(hessian).all()):
-        raise SabError("the Hessian holds NaN or infinity: the calibration activations are not finite")
+        raise SabError("the Hessian holds NaN or infinity: the calibration activations are not finite or too large")
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     base = hessian.float().clone()
     base.diagonal()[dead] = 1.0
-    mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 1.0
+    mean = float(diagonal[~dead].mean(dtype=torch.float64)) if bool((~dead).any()) else 1.0
     tried = strength
     while True:
         damped = base.clone()
         damped.diagonal().add_(tried * mean)
-        if int(torch.linalg.cholesky_ex(damped.flip(0, 1)).info) == 0:
-            return Damped(damped, tried, dead)
+        lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        if int(info) == 0 and bool(torch.isfinite(lower).all()):
+            return Damped(damped, tried, dead, lower)
         tried = tried * RAMP if tried else 1e-4
         if tried > LARGEST_STRENGTH:
             raise SabError("the Hessian is not positive semi-definite: check the calibration activations")
 
 
-def inverse_factor(damped_hessian: Tensor) -> Tensor:
-    """Upper triangular `U` [m, m] with `H^-1 = U^T U`; H must be positive definite (see `dampen`)."""
-    lower, info = torch.linalg.cholesky_ex(damped_hessian.flip(0, 1))
-    if int(info):
-        raise SabError("the Hessian is not positive definite: dampen it first")
-    identity = torch.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1).contiguous()
+def inverse_factor(damped: Damped) -> Tensor:
+    """Upper triangular `U` [m, m] with `H^-1 = U^T U` of the damped H. SabError if U leaves float32."""
+    identity = torch.eye(damped.lower.shape[0], dtype=damped.lower.dtype, device=damped.lower.device)
+    factor = torch.linalg.solve_triangular(damped.lower, identity, upper=False).flip(0, 1).contiguous()
+    if not bool(torch.isfinite(factor).all()):
+        raise SabError("the inverse of the Hessian leaves float32: raise the damping")
+    return factor
 
 
 def input_sensitivity(hessian: Tensor, strength: float = 0.01) -> Tensor:
@@ -129,5 +132,5 @@ def input_sensitivity(hessian: Tensor, strength: float = 0.01) -> Tensor:
     0 for inputs that are dead in this modality, hence all zeros for a modality without tokens.
     """
     damped = dampen(hessian, strength)
-    inverse_diagonal = inverse_factor(damped.hessian).square().sum(0)  # columns of U: diag(U^T U)
+    inverse_diagonal = inverse_factor(damped).square().sum(0)  # columns of U: diag(U^T U)
     return torch.where(damped.dead, 0.0, 1.0 / inverse_diagonal)

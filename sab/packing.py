@@ -12,12 +12,18 @@ them; odd widths are padded with zero bits to whole blocks.
     salient_columns      int32 [c], salient_offsets int32 [blocks + 1]
     second               uint8 [n, ceil(c / 8)]              residual signs of the salient columns
     second_row_scale     int16 [slots - 2, blocks, n], second_column_scale int16 [slots - 2, c]
+`binary` with kept values (its metadata says kept_bits)
+    codes                uint8 [n, blocks, 2 k / 8]          per block the signs, then which weights are kept
+    kept                 uint8 [kept weights]                their levels, row after row
+    row_mean, row_scale  int16 [n]                           of the other weights, for the whole width
+    kept_scale, kept_zero  int16 [n], uint8 [n]
 `integer`
     codes                uint8 [n, blocks, b * k / 8]        per block bit 0 of all levels, then bit 1, ...
     scale                int16 [blocks, n]
     zero                 uint8 [b, ceil(blocks * n / 8)]     bit planes
 
-The first sign and the group bit of a salient column lie in the main plane; only its second sign is extra.
+The first sign and the group bit of a salient column lie in the main plane; only its second sign is extra. The
+sign bit of a kept weight is 0 and says nothing.
 """
 
 from dataclasses import dataclass
@@ -27,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sab.binarizers.codes import BinaryCodes, IntegerCodes, LinearCodes
+from sab.binarizers.codes import KEPT_BITS, BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
 from sab.errors import SabError
 
 FORMAT_VERSION = 1
@@ -36,8 +42,9 @@ OPTIONAL = ("row_mean", "column_scale", "second_column_scale")
 
 @dataclass(frozen=True)
 class BitCount:
-    """`nominal`: what the papers print, 1 + c/m, or b; `all_in`: every stored bit over n m; `bytes`: of all
-    tensors (not the file's header); `breakdown`: bits by what they hold, adding up to 8 * bytes.
+    """`nominal`: what the papers print, 1 + c/m, b, or 1 + 7 for each kept weight; `all_in`: every stored bit
+    over n m; `bytes`: of all tensors (not the file's header); `breakdown`: bits by what they hold, adding up to
+    8 * bytes.
     """
 
     nominal: float
@@ -47,7 +54,10 @@ class BitCount:
 
 
 def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON-able metadata of a linear's codes; `unpack` gives back exactly the same codes."""
+    """Tensors and JSON-able metadata of a linear's codes; `unpack` gives back exactly the same codes.
+
+    SabError for scales that are not finite.
+    """
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "method": codes.method,
@@ -63,6 +73,17 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "zero": _pack_bits(zeros),
         }
         return tensors, metadata | {"layout": "integer", "bits": codes.bits}
+    if isinstance(codes, KeptCodes):
+        tensors = {
+            "codes": _pack_planes([codes.first, codes.kept], codes.block_size),
+            "kept": codes.levels[codes.kept].cpu(),
+            "row_mean": _stored(codes.row_mean),
+            "row_scale": _stored(codes.row_scale),
+            "kept_scale": _stored(codes.kept_scale),
+            "kept_zero": codes.kept_zero.cpu(),
+        }
+        more = {"layout": "binary", "planes": 2, "scale_type": "fp16", "kept_bits": KEPT_BITS}
+        return tensors, metadata | more
     planes = [codes.first] if codes.group is None else [codes.first, codes.group]
     columns = codes.salient.nonzero()[:, 0].cpu()
     edges = torch.arange(_blocks(codes.shape, codes.block_size) + 1) * codes.block_size
@@ -94,6 +115,10 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
             raise _damaged("its shape makes no sense")
         if layout == "integer":
             return _unpack_integer(tensors, method, (rows, width), block_size, int(metadata["bits"]))
+        if layout == "binary" and "kept_bits" in metadata:
+            if metadata["kept_bits"] != KEPT_BITS or metadata["planes"] != 2:
+                raise _damaged("its kept values are of another kind")
+            return _unpack_kept(tensors, method, (rows, width), block_size)
         if layout == "binary":
             return _unpack_binary(tensors, method, (rows, width), block_size, int(metadata["planes"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -110,6 +135,16 @@ def count_bits(codes: LinearCodes) -> BitCount:
     if isinstance(codes, IntegerCodes):
         nominal = float(codes.bits)
         breakdown = {"levels": stored["codes"], "scales": stored["scale"], "zeros": stored["zero"]}
+    elif isinstance(codes, KeptCodes):
+        nominal = 1.0 + (KEPT_BITS - 1) * codes.salient_fraction
+        breakdown = {
+            "signs": stored["codes"] // 2,
+            "kept bitmap": stored["codes"] // 2,
+            "kept values": stored["kept"],
+            "row scales": stored["row_scale"] + stored["kept_scale"],
+            "row means": stored["row_mean"],
+            "zeros": stored["kept_zero"],
+        }
     else:
         nominal = 1.0 + codes.salient_fraction
         planes = 1 if codes.group is None else 2
@@ -175,6 +210,33 @@ def _unpack_binary(
     )
 
 
+def _unpack_kept(tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int) -> KeptCodes:
+    rows = shape[0]
+    if set(tensors) != {"codes", "kept", "row_mean", "row_scale", "kept_scale", "kept_zero"}:
+        raise _damaged("its tensors are not those of a binary format with kept values")
+    first, kept = _unpack_planes(tensors["codes"], 2, shape, block_size)
+    values, zero = tensors["kept"], tensors["kept_zero"]
+    for name, entries, size in (("kept", values, int(kept.sum())), ("kept_zero", zero, rows)):
+        if entries.dtype != torch.uint8 or tuple(entries.shape) != (size,):
+            raise _damaged(f"{name} is {entries.dtype} {tuple(entries.shape)} instead of uint8 ({size},)")
+    if bool((first & kept).any()):
+        raise _damaged("a kept weight has a sign bit")
+    levels = torch.zeros(shape, dtype=torch.uint8)
+    levels[kept] = values.cpu()
+    return KeptCodes(
+        method=method,
+        shape=shape,
+        block_size=block_size,
+        first=first,
+        levels=levels,
+        kept=kept,
+        row_mean=_loaded(tensors, "row_mean", (rows,)),
+        row_scale=_loaded(tensors, "row_scale", (rows,)),
+        kept_scale=_loaded(tensors, "kept_scale", (rows,)),
+        kept_zero=zero.cpu(),
+    )
+
+
 def _unpack_integer(
     tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int, bits: int
 ) -> IntegerCodes:
@@ -210,7 +272,9 @@ def _number(planes: list[Tensor]) -> Tensor:
 
 
 def _stored(scale: Tensor) -> Tensor:
-    """float16 as int16."""
+    """float16 as int16. SabError for NaN or infinity, which must not reach a file."""
+    if not bool(torch.isfinite(scale).all()):
+        raise SabError("a scale is NaN or infinite: the fit has failed")
     return scale.cpu().contiguous().view(torch.int16)
 
 

@@ -97,6 +97,73 @@ def gptq_levels(weight: Array, factor: Array, scale: Array, zero: Array, bits: i
     return levels
 
 
+def round_to_nearest(weight: Array, scale: Array, zero: Array, bits: int) -> Array:
+    """Dense values of rounding every weight by itself to `scale * (level - zero)`."""
+    fitted = np.zeros_like(weight)
+    for i in range(weight.shape[0]):
+        for j in range(weight.shape[1]):
+            step = weight[i, j] / scale[i] if scale[i] > 0 else 0.0
+            fitted[i, j] = scale[i] * (min(max(round(step) + zero[i], 0), 2**bits - 1) - zero[i])
+    return fitted
+
+
+def asymmetric_grid(row: Array, bits: int) -> tuple[float, float]:
+    """Step and integer zero of one row; the range holds 0."""
+    low, high = min(0.0, *row), max(0.0, *row)
+    step = float(np.float16((high - low) / (2**bits - 1)))
+    return step, float(min(max(round(-low / step), 0), 2**bits - 1)) if step > 0 else 0.0
+
+
+def pb_llm(weight: Array, factor: Array, share: float, by_hessian: bool) -> tuple[NDArray[np.bool_], Array]:
+    """Kept weights and dense values of a whole linear, weight by weight, errors carried over all columns."""
+    n, m = weight.shape
+    saliency = np.array(
+        [[(weight[i, j] / factor[j, j]) ** 2 if by_hessian else abs(weight[i, j]) for j in range(m)] for i in range(n)]
+    )
+    ranked = sorted(saliency.ravel(), reverse=True)
+    count = int(share * n * m)
+    kept = saliency > ranked[count]
+    fitted = np.zeros_like(weight)
+    for i in range(n):
+        rest = [0.0 if kept[i, j] else weight[i, j] for j in range(m)]
+        mean = float(np.float16(sum(rest) / m))
+        scale = float(np.float16(sum(abs(value - mean) for value in rest) / m))
+        step, zero = asymmetric_grid(weight[i], 8)
+        row = weight[i].copy()
+        for j in range(m):
+            if kept[i, j]:
+                level = min(max(round(row[j] / step) + zero, 0), 255) if step > 0 else zero
+                fitted[i, j] = step * (level - zero)
+            else:
+                fitted[i, j] = mean + scale * sign(row[j] - mean)
+            error = (row[j] - fitted[i, j]) / factor[j, j]
+            for later in range(j + 1, m):
+                row[later] -= error * factor[j, later]
+    return kept, fitted
+
+
+def arb_x_round(
+    row: Array, metric: Array, means: list[Array], signs: list[Array], mu: Array, alpha: Array
+) -> tuple[Array, Array, float]:
+    """One round for one row: all means given the scales, then all scales given the means, and the loss after.
+
+    `means`, `signs`: a vector over the columns per parameter, 0 outside its group. Solved by least squares on
+    the root of the metric, with no normal equations.
+    """
+    values, vectors = np.linalg.eigh(metric)
+    root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+
+    def solve(features: list[Array], target: Array, now: Array) -> Array:
+        # of all minimisers the one nearest to what the parameters are now
+        design = root @ np.stack(features, 1)
+        return now + np.linalg.lstsq(design, root @ target - design @ now, rcond=1e-9)[0]
+
+    mu = solve(means, row - np.stack(signs, 1) @ alpha, mu)
+    alpha = solve(signs, row - np.stack(means, 1) @ mu, alpha)
+    rest = row - np.stack(means, 1) @ mu - np.stack(signs, 1) @ alpha
+    return mu, alpha, float(rest @ metric @ rest)
+
+
 def best_later_columns(error: Array, hessian: Array) -> Array:
     """Change of the columns after a block that minimises tr(D H D^T), given the block's error [n, k].
 

@@ -10,7 +10,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sab.binarizers import METHODS, BinaryCodes, BlockContext, IntegerCodes, alternate, arb, arb_rc, billm
+from sab.binarizers import (
+    METHODS,
+    BinaryCodes,
+    BlockContext,
+    IntegerCodes,
+    KeptCodes,
+    alternate,
+    arb,
+    arb_rc,
+    arb_x,
+    billm,
+    pb_llm,
+    plain,
+)
 from sab.binarizers.codes import join
 from sab.binarizers.rtn import grid
 from sab.binarizers.signs import as_float, nearest_signs, to_half
@@ -20,6 +33,8 @@ from tests import oracles
 GROUPED = ("xnor", "billm", "arb", "arb-rc", "arb-rc-cgb", "sab")
 ALTERNATING = ("arb", "arb-rc", "arb-rc-cgb", "sab")
 INTEGER = ("rtn2", "rtn3", "rtn4", "gptq2", "gptq3", "gptq4")
+WHOLE_BLOCK = ("pb-llm", "arb-x")  # one bit a weight, and no fit of a single group
+ALL = (*GROUPED, *INTEGER, *WHOLE_BLOCK)
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 12), st.integers(0, 9999))
 
 
@@ -41,15 +56,15 @@ def context(width: int, seed: int = 0, **changes: object) -> BlockContext:
 
 
 def test_the_table_of_methods_is_complete() -> None:
-    assert set(METHODS) == {*GROUPED, *INTEGER}
+    assert set(METHODS) == set(ALL)
     for name, method in METHODS.items():
         assert method.label
         assert method.description.endswith(".")
         assert method.uses_significance == (name == "sab")
         assert method.bits == (int(name[-1]) if name in INTEGER else 1)
-        assert method.feedback == name.startswith("gptq")
+        assert method.feedback == name.startswith(("gptq", "pb-llm"))
         assert method.compensated != name.startswith("rtn")
-        if name in INTEGER:
+        if name not in GROUPED:
             with pytest.raises(SabError):
                 method.fit(torch.ones(1, 1), torch.ones(1, 1).bool(), 1)
         if name not in ALTERNATING:
@@ -82,7 +97,7 @@ def test_nearest_signs_are_the_best_of_all(shape: tuple[int, int, int]) -> None:
 
 def test_stored_scales_never_overflow() -> None:
     assert to_half(torch.tensor([1e9, -1e9, 1.0])).tolist() == [65504.0, -65504.0, 1.0]
-    for method in GROUPED:
+    for method in (*GROUPED, *WHOLE_BLOCK):
         block = METHODS[method].fit_block(torch.full((3, 16), 6.5e4), context(16))
         assert torch.isfinite(block.dense()).all()
 
@@ -176,7 +191,9 @@ def test_a_round_of_scales_is_the_published_update(shape: tuple[int, int, int], 
         ):
             product = np.abs(np.outer(wanted_row, wanted_column))  # the gauge moves a factor between them
             got = np.outer(row.double().numpy(), column.double().numpy())
-            np.testing.assert_allclose(got, product, rtol=2e-3, atol=2e-4)
+            # where all rows of a column cancel to 0, float32 divides what rounding has left of them
+            clear = (mask.numpy() & (np.abs(wanted_row) > 1e-5)[:, None]).any(0) | ~mask.any(0).numpy()
+            np.testing.assert_allclose(got[:, clear], product[:, clear], rtol=2e-3, atol=2e-4)
 
 
 def test_a_round_of_arb_is_the_published_update() -> None:
@@ -298,7 +315,7 @@ def test_ramp_ends_at_the_full_weighting() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from([*GROUPED, *INTEGER]), st.integers(1, 6), st.integers(1, 20), st.integers(0, 999))
+@given(st.sampled_from(ALL), st.integers(1, 6), st.integers(1, 20), st.integers(0, 999))
 def test_odd_blocks_come_out_finite_and_zero_rows_stay_zero(method: str, rows: int, width: int, seed: int) -> None:
     weight, _, weighting = group_case(rows, width, seed)
     entered = weight.clone()
@@ -312,7 +329,7 @@ def test_odd_blocks_come_out_finite_and_zero_rows_stay_zero(method: str, rows: i
     assert not dense[(weight == 0).all(1)].any()
 
 
-@pytest.mark.parametrize("method", [*GROUPED, *INTEGER])
+@pytest.mark.parametrize("method", ALL)
 def test_scaling_the_weight_by_two_scales_the_result_by_two(method: str) -> None:
     weight = 0.1 * torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     lam = 0.5 + torch.rand(24, 40, generator=torch.Generator().manual_seed(1))
@@ -322,7 +339,7 @@ def test_scaling_the_weight_by_two_scales_the_result_by_two(method: str) -> None
     torch.testing.assert_close(2 * one.dense(), two.dense(), rtol=0, atol=2e-7)
 
 
-@pytest.mark.parametrize("method", [*GROUPED, *INTEGER])
+@pytest.mark.parametrize("method", ALL)
 def test_permuting_rows_permutes_the_result(method: str) -> None:
     weight = 0.1 * torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     lam = 0.5 + torch.rand(24, 40, generator=torch.Generator().manual_seed(1))
@@ -360,6 +377,7 @@ def test_better_formats_fit_better() -> None:
         dense = METHODS[method].fit_block(weight, context(128, weighting=lam)).dense()
         loss[method] = float((weight - dense).square().sum())
     assert loss["xnor"] > loss["billm"] > loss["arb"] > loss["arb-rc"] > loss["arb-rc-cgb"] == loss["sab"]
+    assert loss["arb-x"] == pytest.approx(loss["arb"], rel=1e-3)  # without correlation its metric is the plain one
     assert loss["rtn2"] > loss["rtn3"] > loss["rtn4"]
 
 
@@ -417,3 +435,183 @@ def test_joined_blocks_keep_their_values(method: str) -> None:
     assert whole.shape == (6, 20)
     assert torch.equal(whole.dense(), torch.cat([part.dense() for part in parts], 1))
     assert torch.equal(whole.signs(), torch.cat([part.signs() for part in parts], 1))
+
+
+# --- the batched fit against the plain one
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 12), st.integers(2, 24), st.integers(0, 999))
+@example(64, 128, 0)
+def test_sab_is_what_one_fit_per_candidate_gives(rows: int, width: int, seed: int) -> None:
+    weight, _, weighting = group_case(rows, width, seed)
+    around = context(width, seed, weighting=weighting)
+    fast = METHODS["sab"].fit_block(weight, around).dense()
+    slow = plain.fit_block(weight, around)
+    losses = [float((weighting * (weight - dense)).double().square().sum()) for dense in (fast, slow)]
+    energy = float((weighting * weight).double().square().sum())
+    if weight.any() and rows * width > 100:  # in the smallest blocks candidates tie, at different losses
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-4 * energy)
+    assert torch.isfinite(slow).all()
+
+
+# --- xnor and rounding against loops
+
+
+@settings(deadline=None, max_examples=30)
+@given(SHAPES)
+def test_xnor_is_the_closed_form_over_the_whole_row(shape: tuple[int, int, int]) -> None:
+    weight, _, _ = group_case(*shape)
+    wanted = torch.from_numpy(oracles.billm_fit(weight.double().numpy(), np.ones(weight.shape, dtype=bool), 1))
+    dense = METHODS["xnor"].fit_block(weight, context(shape[1])).dense()
+    errors = [(weight.double() - fitted).square().sum(1) for fitted in (dense, wanted)]
+    torch.testing.assert_close(errors[0], errors[1], rtol=1e-2, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(SHAPES, st.sampled_from([2, 3, 4]))
+def test_rtn_is_its_loop(shape: tuple[int, int, int], bits: int) -> None:
+    weight, _, _ = group_case(*shape)
+    dense = METHODS[f"rtn{bits}"].fit_block(weight, context(shape[1])).dense().double().numpy()
+    grids = [oracles.asymmetric_grid(row, bits) for row in weight.double().numpy()]
+    scale, zero = (np.array(values) for values in zip(*grids, strict=True))
+    wanted = oracles.round_to_nearest(weight.double().numpy(), scale, zero, bits)
+    assert (np.abs(dense - wanted) < 1e-5).mean() >= 0.9  # a value at a midpoint may fall either way
+
+
+# --- pb-llm
+
+
+@settings(deadline=None, max_examples=40)
+@given(SHAPES, st.sampled_from(pb_llm.KEEP))
+@example((8, 40, 0), "magnitude")
+@example((8, 40, 0), "hessian")
+def test_pb_llm_is_its_loop(shape: tuple[int, int, int], keep: str) -> None:
+    weight, _, _ = group_case(*shape)
+    around = context(shape[1], shape[2])
+    plan = pb_llm.plan(weight, around.inverse_factor, keep)
+    codes = pb_llm.fit_block(weight, dataclasses.replace(around, plan=plan))
+    kept, wanted = oracles.pb_llm(
+        weight.double().numpy(), around.inverse_factor.double().numpy(), pb_llm.KEPT_SHARE, keep == "hessian"
+    )
+    assert np.array_equal(codes.kept.numpy(), kept)
+    same = np.abs(codes.dense().double().numpy() - wanted) < 1e-3
+    assert same.mean() >= 0.8  # a value within float32 rounding of a bound may fall either way, and moves its row
+    if weight.numel() > 100:
+        assert same.mean() > 0.97
+
+
+def test_pb_llm_keeps_a_tenth_and_the_measure_matters() -> None:
+    weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
+    factor = context(50, inverse_factor=torch.diag(0.1 + torch.arange(50.0))).inverse_factor
+    largest, most_costly = (pb_llm.plan(weight, factor, keep).kept for keep in pb_llm.KEEP)
+    assert int(largest.sum()) == int(most_costly.sum()) == 200
+    assert weight.abs()[largest].min() > weight.abs()[~largest].max()
+    cost = weight.square() / factor.diagonal().square()
+    assert cost[most_costly].min() > cost[~most_costly].max()
+    assert not torch.equal(largest, most_costly)
+    assert not pb_llm.plan(torch.ones(4, 8), torch.eye(8)).kept.any()  # ties: none rather than too many
+
+
+def test_pb_llm_counts_the_zeros_of_kept_places() -> None:
+    weight = torch.tensor([[1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 100.0]])
+    codes = pb_llm.fit_block(weight, context(10, inverse_factor=torch.eye(10)))
+    assert codes.kept[0].nonzero().flatten().tolist() == [9]
+    mean = 11 / 10  # the kept 100 counts as a 0
+    scale = (8 * abs(1 - mean) + abs(3 - mean) + abs(0 - mean)) / 10
+    assert codes.row_mean.item() == pytest.approx(mean, abs=1e-3)
+    assert codes.row_scale.item() == pytest.approx(scale, abs=1e-3)
+    dense = codes.dense()[0]
+    assert dense[9].item() == pytest.approx(100, abs=0.5)
+    assert dense[3].item() == pytest.approx(mean + scale, abs=2e-3)
+    assert dense[0].item() == pytest.approx(mean - scale, abs=2e-3)
+    assert codes.signs()[0].tolist() == [-1, -1, -1, 1, -1, -1, -1, -1, -1, 1]
+
+
+def test_pb_llm_over_blocks_is_one_walk_under_one_plan() -> None:
+    weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    plan = pb_llm.plan(weight, torch.eye(20))
+    parts = [
+        pb_llm.fit_block(
+            weight[:, here],
+            BlockContext(torch.eye(20)[here, here], torch.eye(1), block_size=8, plan=plan.columns(here)),
+        )
+        for here in (slice(0, 8), slice(8, 16), slice(16, 20))
+    ]
+    whole = join(parts)
+    assert isinstance(whole, KeptCodes)
+    assert whole.shape == (6, 20)
+    assert torch.equal(whole.kept, plan.kept)
+    assert torch.equal(whole.dense(), torch.cat([part.dense() for part in parts], 1))
+    assert whole.salient_fraction == pytest.approx(0.1)
+
+
+# --- arb-x
+
+
+def metric(width: int, seed: int, rank: int | None = None) -> Tensor:
+    """Mean x xᵀ of correlated inputs, of lower rank if asked."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(rank or 4 * width, width, generator=generator) @ torch.randn(width, width, generator=generator)
+    return inputs.T @ inputs / len(inputs)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    *(st.integers(1, 3), st.integers(1, 16), st.integers(0, 999)),
+    *(st.sampled_from([None, 1, 3]), st.sampled_from([1.0, 1e-6, 1e6])),
+)
+def test_rounds_of_arb_x_are_least_squares_and_never_raise_the_loss(
+    rows: int, width: int, seed: int, rank: int | None, size: float
+) -> None:
+    weight, _, _ = group_case(rows, width, seed)
+    gram = size * metric(width, seed, rank)
+    start = arb.fit_block(weight, context(width, seed))
+    assert start.row_mean is not None
+    parameters = torch.cat([start.row_mean, start.row_scale, start.second_row_scale])[:, 0].T.double()
+    normal, target = arb_x.normal_equations(weight, start, gram)
+    states = list(arb_x.rounds(normal, target, parameters, 3, 15))
+    assert len(states) == 16
+    slots, second = start.slots().numpy(), torch.zeros(rows, width)
+    second[:, start.salient] = as_float(start.second)
+    scaled = (gram.double() / gram.diagonal().max().double()).numpy()
+    for i in range(rows):
+        row = weight[i].double().numpy()
+        members = [(slots[i] == slot).astype(float) for slot in range(3)]
+        signs = [*(part * as_float(start.first[i]).double().numpy() for part in members), second[i].double().numpy()]
+        mu, alpha = parameters[i, :3].numpy(), parameters[i, 3:].numpy()
+        before = np.inf
+        energy = row @ scaled @ row
+        for state in states[1:]:
+            mu, alpha, loss = oracles.arb_x_round(row, scaled, members, signs, mu, alpha)
+            rest = row - np.stack(members, 1) @ state[i, :3].numpy() - np.stack(signs, 1) @ state[i, 3:].numpy()
+            got = rest @ scaled @ rest
+            # float32 sums leave a metric of low rank with values below zero, hence the slack
+            assert got == pytest.approx(loss, rel=1e-4, abs=1e-5 * energy + 1e-12)
+            assert got <= before + 1e-12 * (1 + energy)
+            before = got
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 999))
+def test_stored_arb_x_is_never_worse_than_arb_in_the_metric_of_the_inputs(rows: int, width: int, seed: int) -> None:
+    weight, _, _ = group_case(rows, width, seed)
+    around = context(width, seed, gram=metric(width, seed))
+    one, two = METHODS["arb"].fit_block(weight, around), METHODS["arb-x"].fit_block(weight, around)
+    assert isinstance(one, BinaryCodes)
+    assert isinstance(two, BinaryCodes)
+    for name in ("first", "second", "group", "salient"):
+        assert torch.equal(getattr(one, name), getattr(two, name)), name  # B and the structure are fixed
+    rests = [(weight - codes.dense()).double() for codes in (one, two)]
+    losses = [(rest @ around.gram.double() * rest).sum(1) for rest in rests]
+    assert (losses[1] <= losses[0] * (1 + 1e-5) + 1e-9).all()
+
+
+def test_arb_x_gains_where_inputs_are_correlated() -> None:
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    around = context(64, gram=metric(64, 0))
+    rests = {name: (weight - METHODS[name].fit_block(weight, around).dense()) for name in ("arb", "arb-x")}
+    loss = {name: float((rest @ around.gram * rest).sum()) for name, rest in rests.items()}
+    assert loss["arb-x"] < 0.9 * loss["arb"]
+    blind = METHODS["arb-x"].fit_block(weight, dataclasses.replace(around, gram=torch.zeros(64, 64)))
+    assert torch.equal(blind.dense(), METHODS["arb"].fit_block(weight, around).dense())  # nothing to go by

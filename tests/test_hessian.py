@@ -68,7 +68,7 @@ def test_default_mix_is_the_hessian_of_all_tokens_together() -> None:
 @given(st.integers(1, 24), st.integers(0, 99))
 def test_factor_is_upper_and_squares_to_the_inverse(width: int, seed: int) -> None:
     damped = dampen(random_hessian(width, seed))
-    factor = inverse_factor(damped.hessian)
+    factor = inverse_factor(damped)
     assert torch.equal(factor, factor.triu())
     product = factor.double().T @ factor.double() @ damped.hessian.double()
     torch.testing.assert_close(product, torch.eye(width, dtype=torch.float64), rtol=0, atol=5e-4)
@@ -86,11 +86,9 @@ def test_dampening_grows_until_cholesky_works() -> None:
     indefinite = torch.tensor([[1.0, 1.05], [1.05, 1.0]])
     damped = dampen(indefinite, 0.01)
     assert damped.strength_used == pytest.approx(0.1)
-    inverse_factor(damped.hessian)
+    inverse_factor(damped)
     with pytest.raises(SabError, match="semi-definite"):
         dampen(-torch.eye(3) - torch.ones(3, 3))
-    with pytest.raises(SabError, match="dampen"):
-        inverse_factor(indefinite)
 
 
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (0, 0)])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sab.binarizers import METHODS, BinaryCodes, IntegerCodes, LinearCodes
+from sab.binarizers import METHODS, BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
 from sab.compensate import FitSettings, fit_linear
 from sab.errors import SabError
 from sab.packing import count_bits, pack, unpack
@@ -49,7 +49,7 @@ def test_unpacking_gives_back_exactly_what_was_packed(method: str, rows: int, wi
     assert torch.equal(codes.dense(), again.dense())
 
 
-@pytest.mark.parametrize("method", ["sab", "billm", "xnor", "gptq3"])
+@pytest.mark.parametrize("method", ["sab", "billm", "xnor", "gptq3", "pb-llm"])
 def test_codes_survive_a_file_and_a_cast(method: str, tmp_path: Path) -> None:
     codes = codes_of(method, 5, 20)
     tensors, metadata = pack(codes)
@@ -103,7 +103,13 @@ def test_every_stored_byte_is_counted(method: str, rows: int, width: int, seed: 
     assert count.bytes == stored
     assert sum(count.breakdown.values()) == 8 * stored
     assert count.all_in == pytest.approx(8 * stored / (rows * width))
-    wanted = codes.bits if isinstance(codes, IntegerCodes) else 1 + int(codes.salient.sum()) / width
+    if isinstance(codes, IntegerCodes):
+        wanted = float(codes.bits)
+    elif isinstance(codes, KeptCodes):
+        kept = int(codes.kept.sum())
+        wanted = (8 * kept + rows * width - kept) / (rows * width)
+    else:
+        wanted = 1 + int(codes.salient.sum()) / width
     assert count.nominal == pytest.approx(wanted)
 
 
@@ -115,10 +121,26 @@ def made_up(method: str, rows: int, width: int, columns: int) -> LinearCodes:
         grid = torch.ones(blocks, rows)
         levels = torch.zeros(rows, width, dtype=torch.uint8)
         return IntegerCodes(method, (rows, width), 128, bits, levels, grid.half(), grid.to(torch.uint8))
+    if method == "pb-llm":
+        kept = torch.zeros(rows * width, dtype=torch.bool)
+        kept[: rows * width // 10] = True
+        row = torch.ones(rows)
+        return KeptCodes(
+            method=method,
+            shape=(rows, width),
+            block_size=128,
+            first=torch.zeros(rows, width).bool(),
+            levels=torch.zeros(rows, width, dtype=torch.uint8),
+            kept=kept.reshape(rows, width),
+            row_mean=row.half(),
+            row_scale=row.half(),
+            kept_scale=row.half(),
+            kept_zero=row.to(torch.uint8),
+        )
     slots = {"xnor": 1, "arb-rc-cgb": 4, "sab": 4}.get(method, 3)
     if slots == 1:
         columns = 0
-    mean, scaled = method in ("xnor", "billm", "arb"), method in ("arb-rc", "arb-rc-cgb", "sab")
+    mean, scaled = method in ("xnor", "billm", "arb", "arb-x"), method in ("arb-rc", "arb-rc-cgb", "sab")
     rows_of = torch.ones(slots, blocks, rows).half()
     return BinaryCodes(
         method=method,
@@ -151,6 +173,8 @@ def test_made_up_codes_have_the_format_of_the_method(method: str) -> None:
         ("xnor", 1.0, 1.25),
         ("billm", 1.07, 2.95),
         ("arb", 1.07, 2.95),
+        ("arb-x", 1.07, 2.95),
+        ("pb-llm", 1.7, 2.814),
         ("arb-rc", 1.07, 2.58),
         ("arb-rc-cgb", 1.07, 2.83),
         ("sab", 1.07, 2.83),
@@ -200,6 +224,55 @@ def test_damage_is_refused(method: str) -> None:
         unpack(flipped(tensors, scale, lambda values: torch.full_like(values, 0x7E00)), metadata)
     with pytest.raises(SabError, match="damaged"):
         unpack(tensors | {"extra": torch.zeros(1)}, metadata)
+
+
+def test_kept_values_lie_row_after_row_beside_two_planes() -> None:
+    codes = codes_of("pb-llm", 3, 20)
+    assert isinstance(codes, KeptCodes)
+    tensors, metadata = pack(codes)
+    assert (metadata["layout"], metadata["planes"], metadata["kept_bits"]) == ("binary", 2, 8)
+    assert tensors["codes"].shape == (3, 3, 2)
+    levels = tensors["kept"].tolist()
+    assert len(levels) == 6
+    for row in range(3):
+        for column in range(20):
+            signs, kept = (int(value) for value in tensors["codes"][row, column // 8])
+            assert bool(kept >> column % 8 & 1) == bool(codes.kept[row, column])
+            assert bool(signs >> column % 8 & 1) == bool(codes.first[row, column])
+            if codes.kept[row, column]:
+                assert levels.pop(0) == int(codes.levels[row, column])
+    assert not levels
+
+
+def test_damaged_kept_values_are_refused() -> None:
+    tensors, metadata = pack(codes_of("pb-llm", 3, 20))
+    for name in tensors:
+        for broken in (
+            {key: values for key, values in tensors.items() if key != name},
+            tensors | {name: tensors[name][..., :-1]},
+            tensors | {name: tensors[name].float()},
+        ):
+            with pytest.raises(SabError, match="damaged"):
+                unpack(broken, metadata)
+    with pytest.raises(SabError, match="sign bit"):
+        unpack(flipped(tensors, "codes", lambda values: values[..., 1:].repeat(1, 1, 2)), metadata)
+    with pytest.raises(SabError, match="NaN"):
+        unpack(flipped(tensors, "row_scale", lambda values: torch.full_like(values, 0x7E00)), metadata)
+    for changes in ({"kept_bits": 4}, {"planes": 1}, {"shape": [4, 20]}):
+        with pytest.raises(SabError):
+            unpack(tensors, metadata | changes)
+    with pytest.raises(SabError, match="damaged"):
+        unpack(tensors | {"extra": torch.zeros(1)}, metadata)
+
+
+@pytest.mark.parametrize("method", ["sab", "xnor", "gptq3", "pb-llm"])
+def test_scales_that_are_not_finite_are_not_written(method: str) -> None:
+    codes = codes_of(method, 3, 20)
+    name = "scale" if method == "gptq3" else "row_scale"
+    broken = getattr(codes, name).clone()
+    broken[0] = float("nan")
+    with pytest.raises(SabError, match="NaN"):
+        pack(dataclasses.replace(codes, **{name: broken}))
 
 
 @pytest.mark.parametrize(

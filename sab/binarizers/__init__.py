@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sab.binarizers import arb, arb_rc, arb_rc_cgb, billm, gptq, rtn, sab, xnor
+from torch import Tensor
+
+from sab.binarizers import arb, arb_rc, arb_rc_cgb, arb_x, billm, gptq, pb_llm, rtn, sab, xnor
 from sab.binarizers.block import BlockContext
-from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, LinearCodes, Round
+from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, KeptCodes, KeptPlan, LinearCodes, Round
 from sab.errors import SabError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "BlockContext",
     "GroupCodes",
     "IntegerCodes",
+    "KeptCodes",
     "LinearCodes",
     "Method",
     "Round",
@@ -25,7 +28,7 @@ __all__ = [
 
 
 def _no_fit(*_: object, **__: object) -> GroupCodes:
-    raise SabError("integer methods have no single-group fit: use fit_block")
+    raise SabError("this method has no single-group fit: use fit_block")
 
 
 def _no_trace(*_: object, **__: object) -> list[Round]:
@@ -37,8 +40,9 @@ class Method:
     """`fit(weight, mask, order, *, significance=None, iterations=15)`: one group [n, k]; `significance` is Λ
     [n, k]. `fit_block(weight, context)`: one block. `trace(weight, *, significance=None, order=1,
     iterations=15)`: the rounds of an alternating fit. `fit` and `trace` raise SabError where a method has
-    none. `bits`: bits per code plane; `feedback`: errors are carried inside the block, column by column;
-    `compensated`: errors are carried into later blocks.
+    none. `plan(weight, inverse_factor, keep)`: what the method fixes over the whole linear before the first
+    block, handed on as `context.plan`; None for most. `bits`: bits per code plane; `feedback`: errors are
+    carried inside the block, column by column; `compensated`: errors are carried into later blocks.
     """
 
     label: str
@@ -46,6 +50,7 @@ class Method:
     fit_block: Callable[..., LinearCodes]
     fit: Callable[..., GroupCodes] = _no_fit
     trace: Callable[..., list[Round]] = _no_trace
+    plan: Callable[[Tensor, Tensor, str], KeptPlan] | None = None
     bits: int = 1
     uses_significance: bool = False
     feedback: bool = False
@@ -59,6 +64,13 @@ METHODS: dict[str, Method] = {
         fit_block=xnor.fit_block,
         fit=xnor.fit,
     ),
+    "pb-llm": Method(
+        label="PB-LLM",
+        description="The largest tenth of the weights kept at 8 bits, a sign for each of the others.",
+        fit_block=pb_llm.fit_block,
+        plan=pb_llm.plan,
+        feedback=True,
+    ),
     "billm": Method(
         label="BiLLM",
         description="Salient columns get a second sign; the others are split by magnitude into two groups.",
@@ -71,6 +83,11 @@ METHODS: dict[str, Method] = {
         fit_block=arb.fit_block,
         fit=arb.fit,
         trace=arb.trace,
+    ),
+    "arb-x": Method(
+        label="ARB-X",
+        description="ARB with means and scales refined once more for the inputs that calibration has seen.",
+        fit_block=arb_x.fit_block,
     ),
     "arb-rc": Method(
         label="ARB-RC",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sab.binarizers.codes import BinaryCodes, GroupCodes
+from sab.binarizers.codes import BinaryCodes, GroupCodes, KeptPlan
 from sab.structure import search_published
 
 GroupFit = Callable[[Tensor, Tensor, int, Tensor | None], GroupCodes]
@@ -21,7 +21,8 @@ class BlockContext:
     """What a method may use besides the block's weights.
 
     `inverse_factor` U_bb [k, k]; `gram` S = mean x x^T of the block's inputs [k, k]; `weighting` Λ [n, k]
-    or None for 1; then the search settings (see FitSettings).
+    or None for 1; then the search settings (see FitSettings); `plan`: the block's part of what the method
+    fixed over the whole linear, if it does so.
     """
 
     inverse_factor: Tensor
@@ -31,6 +32,7 @@ class BlockContext:
     iterations: int = 15
     max_salient: int = 49
     emphasis: str = "constant"
+    plan: KeptPlan | None = None
 
 
 def fit_structured(

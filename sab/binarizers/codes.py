@@ -1,19 +1,22 @@
 """What a binarizer returns: bits and scales, never only dense weights.
 
-Packing, bit counts, pictures and `.dense()` all read these. Three kinds:
+Packing, bit counts, pictures and `.dense()` all read these. Four kinds:
   GroupCodes    one group of one block: the result of a method's `fit`
   BinaryCodes   sign planes, group bits, salient columns, float16 scales; one block or a whole linear
   IntegerCodes  b-bit integers with scale and zero per row and block (rtn, gptq)
+  KeptCodes     a sign plane, and single weights kept at 8 bits (pb-llm)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from sab.binarizers.signs import as_float
+
+KEPT_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,61 @@ class IntegerCodes:
 
 
 @dataclass(frozen=True)
+class KeptPlan:
+    """What is fixed for a whole linear before its first block is fitted (pb-llm).
+
+    `kept` bool [n, m]: weights stored at 8 bits; per row, for the whole width: `row_mean`, `row_scale` f16 [n]
+    of the signed weights, `kept_scale` f16 [n] and `kept_zero` uint8 [n] of the kept ones.
+    """
+
+    kept: Tensor
+    row_mean: Tensor
+    row_scale: Tensor
+    kept_scale: Tensor
+    kept_zero: Tensor
+
+    def columns(self, here: slice) -> "KeptPlan":
+        """The plan of some of the columns."""
+        return replace(self, kept=self.kept[:, here])
+
+
+@dataclass(frozen=True)
+class KeptCodes:
+    """`W_hat = kept_scale * (levels - kept_zero)` where `kept`, else `row_mean + row_scale * sign`.
+
+    `first` bool [n, m]: signs, False where kept; `levels` uint8 [n, m], 0 where not kept; the rest is the
+    KeptPlan of the linear.
+    """
+
+    method: str
+    shape: tuple[int, int]
+    block_size: int
+    first: Tensor
+    levels: Tensor
+    kept: Tensor
+    row_mean: Tensor
+    row_scale: Tensor
+    kept_scale: Tensor
+    kept_zero: Tensor
+
+    @property
+    def salient_fraction(self) -> float:
+        """Share of the weights that are kept."""
+        return float(self.kept.float().mean())
+
+    def signs(self) -> Tensor:
+        """int8 [n, m], -1 or +1: the sign bit, or the sign of a kept weight's value (+1 for 0)."""
+        above = torch.where(self.kept, self.levels >= self.kept_zero[:, None], self.first)
+        return above.to(torch.int8) * 2 - 1
+
+    def dense(self) -> Tensor:
+        """`[n, m]` float32."""
+        level = self.kept_scale.float()[:, None] * (self.levels.float() - self.kept_zero.float()[:, None])
+        sign = self.row_mean.float()[:, None] + self.row_scale.float()[:, None] * as_float(self.first)
+        return torch.where(self.kept, level, sign)
+
+
+@dataclass(frozen=True)
 class Round:
     """State after one alternating round, for pictures; scales as computed, not yet rounded.
 
@@ -162,7 +220,7 @@ class Round:
     weighted_loss: float
 
 
-LinearCodes: TypeAlias = BinaryCodes | IntegerCodes
+LinearCodes: TypeAlias = BinaryCodes | IntegerCodes | KeptCodes
 
 
 def join(blocks: Sequence[LinearCodes]) -> LinearCodes:
@@ -179,6 +237,15 @@ def join(blocks: Sequence[LinearCodes]) -> LinearCodes:
             levels=torch.cat([block.levels for block in integer], 1),
             scale=torch.cat([block.scale for block in integer]),
             zero=torch.cat([block.zero for block in integer]),
+        )
+    if isinstance(head, KeptCodes):  # row parameters hold for the whole width, so every block has the same
+        partly = [block for block in blocks if isinstance(block, KeptCodes)]
+        return replace(
+            head,
+            shape=shape,
+            first=torch.cat([block.first for block in partly], 1),
+            levels=torch.cat([block.levels for block in partly], 1),
+            kept=torch.cat([block.kept for block in partly], 1),
         )
     binary = [block for block in blocks if isinstance(block, BinaryCodes)]
     return BinaryCodes(
