@@ -29,6 +29,9 @@ from sab.demo.suite import dialogue
 
 VOCABULARY = 1536
 WIDTH = 256
+# Rotary frequencies go to (time, row, column) in turn, not in three runs: in runs, columns would get the lowest six of
+# the 16 frequencies alone, and neighbouring columns of a 4 x 4 picture would differ by 0.003 radians at most.
+MROPE_SECTION = (*[1] * 12, 2, 1, 1)
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 VISION_START, VISION_END, IMAGE, VIDEO = (
     "<|vision_start|>",
@@ -115,7 +118,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "num_key_value_heads": 4,
             "max_position_embeddings": 1024,
             "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(MROPE_SECTION)},
             "bos_token_id": None,
             "eos_token_id": ids[END],
             "pad_token_id": ids[PAD],

@@ -9,6 +9,10 @@
 3. `joint`: tower and decoder together on pictures; a share of code batches stays in, and the distance to the
    codes stays on as an auxiliary loss.
 
+Visual tokens carry no trace of their place (the tower sees relative positions only), so the decoder has to work it
+out from its rotary positions and write it into its states before it can say where something is. A throw-away head on
+the states of an early block, which names each visual token's row and column, makes that form early.
+
 Hidden matrices are trained with Muon, everything else with AdamW. The loss counts answer tokens alone.
 State (weights, optimizers, step) is written every few minutes and at the end of each slice (temporary file, then
 rename); the log has one JSON object a line.
@@ -49,6 +53,7 @@ CODEBOOK_FILE = "codebook.safetensors"
 TIE_STEP = 300  # of the language stage: by then text has taught the decoder its letters (`Trainer.tie_spelt`)
 # Kinds of scenes the decoder is trained on: what is written is learned last, so it is shown more than it is asked.
 KIND_SHARES = {"shapes": 34, "word": 15, "number": 8, "chart": 15, "receipt": 14, "form": 8, "grid": 6}
+PLACE_BLOCK = 1  # the block whose states the place head reads: early enough for the others to use what it finds
 LOOSE = 0.3  # share of questions put loosely (`phrasing.loosen`)
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be short.")
 
@@ -217,9 +222,16 @@ class Trainer:
         self.codes = codebook(width).to(self.device)
         self.offsets = torch.from_numpy(slot_offsets()).to(self.device)
         self.heads = nn.Linear(width, len(self.codes))
+        self.places = nn.Linear(width, 2 * GRID)  # row and column of a visual token, read off block PLACE_BLOCK
+        self.early: list[Tensor] = []
+        self.model.model.language_model.layers[PLACE_BLOCK].register_forward_hook(
+            lambda module, given, states: self.early.append(states)
+        )
         self.model.to(self.device)  # type: ignore[arg-type]
         self.heads.to(self.device)
+        self.places.to(self.device)
         self.step, self.seconds, self.tied = 0, 0.0, False
+        self.grow = 0 if start is not None else self.plan.grow  # weights that know scenes need no curriculum
         self.optimizers = self._optimizers()
         if self.path.exists():
             self._load(torch.load(self.path, map_location=self.device, weights_only=True))
@@ -230,10 +242,8 @@ class Trainer:
         """The tokenizer of the state, else of the checkpoint to start from, else trained anew: weights in progress
         must keep their vocabulary even where the world has changed since."""
         kept = self.directory / "tokenizer"
-        for place in (kept, start):
-            if place is not None and (place / "tokenizer.json").exists():
-                return PreTrainedTokenizerFast.from_pretrained(place)
-        tokenizer = architecture.build_tokenizer()
+        known = [place for place in (kept, start) if place is not None and (place / "tokenizer.json").exists()]
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(known[0]) if known else architecture.build_tokenizer()
         tokenizer.save_pretrained(kept)
         return tokenizer
 
@@ -258,6 +268,8 @@ class Trainer:
             other.append({"params": rest, "lr": rate, "base": rate})
         if self.stage == "vision":
             other.append({"params": list(self.heads.parameters()), "lr": 1e-3, "base": 1e-3})
+        else:
+            other.append({"params": list(self.places.parameters()), "lr": 1e-3, "base": 1e-3})
         return [
             torch.optim.Muon(hidden, lr=1e-3, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(other, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
@@ -266,9 +278,10 @@ class Trainer:
     def _load(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.places.load_state_dict(state["places"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.grow = state["step"], state["seconds"], state["grow"]
         if "codes" in state:
             self.codes, self.tied = state["codes"], state["tied"]
 
@@ -330,9 +343,11 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
+            "places": self.places.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
+            "grow": self.grow,
             "codes": self.codes,
             "tied": self.tied,
         }
@@ -386,7 +401,8 @@ class Trainer:
         return total, right
 
     def _states(self, batch: Batch, visual: Tensor | None) -> Tensor:
-        """The decoder's last hidden states [B, L, width]."""
+        """The decoder's last hidden states [B, L, width]; those of block PLACE_BLOCK are left in `self.early`."""
+        self.early.clear()
         embeds = self.model.model.language_model.embed_tokens(batch.ids.to(self.device))
         if visual is not None and len(batch.with_picture):
             mask = (batch.ids == self.encoder.image).to(self.device)
@@ -403,6 +419,14 @@ class Trainer:
         scores = self.model.lm_head(states[:, :-1][chosen]).float()
         loss = F.cross_entropy(scores, targets[chosen])
         return loss, float((scores.argmax(1) == targets[chosen]).float().mean())
+
+    def place_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of each visual token's row and column under the throw-away head, after `_states`."""
+        mask = (batch.ids == self.encoder.image).to(self.device)
+        scores = self.places(self.early.pop()[mask]).float().reshape(-1, 2, GRID)
+        raster = torch.arange(TOKENS, device=self.device).repeat(len(batch.with_picture))
+        wanted = torch.stack([raster // GRID, raster % GRID], 1)
+        return F.cross_entropy(scores.flatten(0, 1), wanted.flatten())
 
     @torch.no_grad()
     def check(self, suite: str, count: int) -> dict[str, float]:
@@ -429,7 +453,7 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------- the loop
     def _most(self) -> int:
-        return 5 if not self.plan.grow else min(5, 2 + int(4 * self.step / self.plan.grow))
+        return 5 if not self.grow else min(5, 2 + int(4 * self.step / self.grow))
 
     def _backward_vision(self, draw: random.Random) -> dict[str, float]:
         scenes = [sample(draw, False) for _ in range(self.plan.batch)]
@@ -460,6 +484,10 @@ class Trainer:
             else:
                 visual = self.codes_for(labels, draw.choice((0.0, 0.1, 0.3)))
             loss, right = self.language_loss(batch, visual)
+            if len(batch.with_picture):
+                place = self.place_loss(batch)
+                extra = extra + place
+                figures["place"] = float(place.detach())
             ((loss + 0.3 * extra) * share).backward()
             figures["loss"] += float(loss.detach()) * share
             figures["right"] += right * share
@@ -540,7 +568,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument(
         "--state", type=Path, default=Path("train"), help="directory of the resumable state and the log"
     )
-    parser.add_argument("--start", type=Path, default=None, help="begin the joint stage from this checkpoint directory")
+    parser.add_argument("--start", type=Path, default=None, help="begin the stage from this checkpoint directory")
     parser.add_argument("--out", type=Path, default=None, help="write the checkpoint here when the call ends")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -550,7 +578,7 @@ def main(arguments: list[str] | None = None) -> dict:
     last: dict = {}
     options.state.mkdir(parents=True, exist_ok=True)
     for stage in STAGES if options.stage == "all" else (options.stage,):
-        start = (options.start or options.state) if stage == "joint" else None
+        start = options.start or (options.state if stage == "joint" else None)
         trainer = Trainer(stage, options.state, options.seed, options.device, start)
         with (options.state / "log.jsonl").open("a") as log:
             for entry in trainer.run(options.minutes, options.steps, options.cool_down):
