@@ -6,6 +6,9 @@ per batch, and block i runs by calling the *decoder* with the blocks before it s
 the cached output of block i − 1) and the block after it ending the call. The decoder then builds masks and
 positions as always; the result is the same to the last bit. Cost per replay: one block, one mask and one
 rotary table; memory: the hidden states of one boundary for all samples.
+
+The vision tower and the projector come before all that. They are small and every family wires them in its own
+way, so they are not replayed block by block: `reach_decoder` runs the whole of them, with hooks where needed.
 """
 
 from __future__ import annotations
@@ -85,6 +88,11 @@ def _capture_batch(lvlm: LVLM, rows: Sequence[Inputs], split: str) -> Batch:
     targets = collated.pop("targets").masked_fill(~attended, -100)
     with_picture = collated.pop("with_picture").bool()
     vision = collated["input_ids"] == lvlm.image_token_id if split == "token" else with_picture
+    return Batch(reach_decoder(lvlm, collated), None, attended & ~vision, attended & vision, targets)
+
+
+def reach_decoder(lvlm: LVLM, inputs: Inputs) -> dict[str, Any]:
+    """Run vision tower and projector on a batch of model inputs, up to the decoder; returns its arguments."""
 
     def catch(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         if positional:
@@ -94,14 +102,20 @@ def _capture_batch(lvlm: LVLM, rows: Sequence[Inputs], split: str) -> Batch:
     hook = lvlm.decoder.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         with torch.no_grad():
-            lvlm.model(**lvlm.forward_arguments(collated))
+            lvlm.model(**lvlm.forward_arguments(inputs))
     except _Reached as reached:
-        arguments = {**reached.caught, "use_cache": False, "past_key_values": None}
-    else:
-        raise SabError(f"The decoder of the {lvlm.family} family was not reached; it is not supported.")
+        return {**reached.caught, "use_cache": False, "past_key_values": None}
     finally:
         hook.remove()
-    return Batch(arguments, None, attended & ~vision, attended & vision, targets)
+    raise SabError(f"The decoder of the {lvlm.family} family was not reached; it is not supported.")
+
+
+def picture_batches(lvlm: LVLM, samples: Sequence[Sample], batch_size: int = 16) -> list[Inputs]:
+    """Model inputs of the samples that have a picture, for `reach_decoder`. SabError where none has one."""
+    rows = [lvlm.prepare(sample.messages, sample.picture) for sample in samples if sample.picture is not None]
+    if not rows:
+        raise SabError("No calibration sample has a picture, so nothing reaches the vision tower; take more samples.")
+    return [lvlm.collate([rows[index] for index in bucket]) for bucket in length_buckets(rows, batch_size)]
 
 
 @contextmanager

@@ -49,6 +49,11 @@ class HessianAccumulator:
         self.tokens += rows.shape[0]
 
     @property
+    def finite(self) -> bool:
+        """Whether no token held NaN or infinity and no sum left float32."""
+        return bool(torch.isfinite(self._sum).all())
+
+    @property
     def hessian(self) -> Tensor:
         """`(2/N) sum x x^T`, `[m, m]` float32; zeros while no token was seen."""
         return self._sum * (2.0 / self.tokens) if self.tokens else torch.zeros_like(self._sum)

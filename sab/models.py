@@ -33,9 +33,9 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProc
 from transformers.utils.import_utils import is_torchvision_available
 
 from sab.errors import SabError
+from sab.parts import PARTS
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
-PARTS = ("vision", "projector", "decoder")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
 FINGERPRINT_SAMPLES = 1024
@@ -408,15 +408,15 @@ def _linear_info(modules: dict[str, nn.Module], blocks: str, vision: str) -> lis
         if not isinstance(module, nn.Linear):
             continue
         kind = name.rsplit(".", 1)[-1]
+        number = re.search(r"\.(\d+)\.", name)
         if name.startswith(f"{blocks}."):
             part = "decoder"
         elif any(word in name for word in PROJECTOR_WORDS):
             part = "projector"
-        elif vision and name.startswith(f"{vision}."):
+        elif vision and name.startswith(f"{vision}.") and number:
             part = "vision"
         else:
-            continue  # the output head and other linears outside the three parts
-        number = re.search(r"\.(\d+)\.", name)
+            continue  # the output head, a tower's pooling head, and other linears outside the three parts
         block = int(number.group(1)) if number and part != "projector" else -1
         found[part].append(LinearInfo(name, part, block, kind))
     return [entry for part in PARTS for entry in found[part]]

@@ -41,6 +41,7 @@ from torch import Tensor
 from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.packing import pack, unpack
+from sab.parts import PARTS, in_forward_order
 from sab.significance import Thresholds
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compensation": ("exact", "lineage", "none"),
     "search": ("published",),
     "emphasis": ("constant", "ramp"),
+    "keep": ("magnitude", "hessian"),
 }
 WHOLE_NUMBERS = {
     "samples": (1, 1_000_000),
@@ -68,8 +70,10 @@ WHOLE_NUMBERS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on besides the machine. `model` None is the embedded one; `linears` None is
-    every linear of the `parts`. The other fields are described in METHOD.md and in `compensate.FitSettings`.
+    """Everything a run depends on besides the machine. `model` None is the embedded one; `parts` are those of
+    `sab.parts`, in forward order; `linears` None is every linear of the parts. `beta` holds for the decoder:
+    elsewhere there are vision tokens only. The other fields are described in METHOD.md and in
+    `compensate.FitSettings`.
     """
 
     model: str | None = None
@@ -89,6 +93,7 @@ class Recipe:
     emphasis: str = "constant"
     block_size: int = 128
     damping: float = 0.01
+    keep: str = "magnitude"
 
     def validate(self) -> None:
         """Raise SabError, in one sentence, for the first value that is unknown or out of range."""
@@ -110,8 +115,9 @@ class Recipe:
             raise SabError(f"damping is {self.damping!r}; give a number above 0 and at most 1.")
         if self.beta is not None and (not _is_number(self.beta) or not 0 <= self.beta <= 1):
             raise SabError(f"beta is {self.beta!r}; give a number from 0 to 1, or none for the token share.")
-        if tuple(self.parts) != ("decoder",):
-            raise SabError(f"parts is {self.parts!r}; only the decoder can be binarized.")
+        named = isinstance(self.parts, tuple) and all(part in PARTS for part in self.parts)
+        if not named or not self.parts or self.parts != in_forward_order(self.parts):
+            raise SabError(f"parts is {self.parts!r}; choose from {', '.join(PARTS)}, in this order.")
         if self.linears is not None and (not self.linears or not all(isinstance(name, str) for name in self.linears)):
             raise SabError("linears must name at least one linear, or be left out for all of them.")
         if self.model is not None and not isinstance(self.model, str):
@@ -149,6 +155,8 @@ class LinearReport:
     `relative_loss` is tr(ΔHΔᵀ)/tr(WHWᵀ); `bits_*` are bits per weight, `bytes` the stored size; `counts` maps
     each class of the partition to its number of weights; `tokens_*` fed the compensation Hessians; `done` of
     `total` linears are finished; `seconds` is this linear's fit, `eta_seconds` the estimate for the rest.
+    `part`: of the model; `damping_used`: the strength with which the Hessian was positive definite (None in
+    runs that did not note it); `switched_off`: why the map had no say here, if it had none.
     """
 
     name: str
@@ -168,6 +176,9 @@ class LinearReport:
     done: int
     total: int
     eta_seconds: float
+    part: str = "decoder"
+    damping_used: float | None = None
+    switched_off: str | None = None
 
     @property
     def weights(self) -> int:
@@ -211,6 +222,9 @@ class Run:
             *([f"seed {recipe.seed}"] if recipe.seed != Recipe.seed else []),
             *([f"{len(recipe.linears)} linears"] if recipe.linears is not None else []),
             *(["custom thresholds"] if recipe.thresholds != Thresholds() else []),
+            *([" + ".join(recipe.parts)] if recipe.parts != Recipe.parts else []),
+            *([f"{recipe.compensation} compensation"] if recipe.compensation != Recipe.compensation else []),
+            *([f"beta {recipe.beta:g}"] if recipe.beta is not None else []),
         ]
         return METHODS[recipe.method].label + (f" ({', '.join(notes)})" if notes else "")
 
@@ -409,8 +423,14 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
 
 
 def store_linear(run: Run, report: LinearReport, codes: LinearCodes) -> None:
-    """Write codes, then the report that vouches for them."""
-    tensors, metadata = pack(codes)
+    """Write codes, then the report that vouches for them. SabError, naming the linear, for NaN or infinity."""
+    for field_name, value in asdict(report).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SabError(f"{report.name}: {field_name} is {value}, so the fit has failed and is not stored.")
+    try:
+        tensors, metadata = pack(codes)
+    except SabError as refusal:
+        raise SabError(f"{report.name}: {refusal}") from refusal
     data = tensor_bytes(
         {key: value.contiguous() for key, value in tensors.items()},
         metadata={"sab": json.dumps(metadata, sort_keys=True)},
@@ -422,9 +442,11 @@ def store_linear(run: Run, report: LinearReport, codes: LinearCodes) -> None:
 
 
 def store_sensitivities(run: Run, kind: str, maps: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Write the sensitivities of every linear, float32."""
+    """Write the sensitivities of every linear, float32. SabError, naming the linear, for NaN or infinity."""
     tensors = {}  # cloned, because linears that share an input share their sensitivity
     for name, (language, vision) in maps.items():
+        if not bool(torch.isfinite(language).all() & torch.isfinite(vision).all()):
+            raise SabError(f"{name}: its {kind} sensitivity holds NaN or infinity.")
         tensors[f"{name}.language"] = language.float().cpu().clone()
         tensors[f"{name}.vision"] = vision.float().cpu().clone()
     path = run.directory / f"sensitivity-{kind}.safetensors"
@@ -462,8 +484,19 @@ def log_event(run: Run, event: str, **details: Any) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON atomically, keys in the order given."""
-    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
+    """Write JSON atomically, keys in the order given; NaN and infinity as null."""
+    write_bytes(path, (json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n").encode())
+
+
+def without_nan(value: Any) -> Any:
+    """The same value with NaN and infinity as null, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -1,10 +1,15 @@
 """The one loop over blocks: sensitivities first, then collect, fit and propagate, block by block.
 
+Forward order: the blocks of the vision tower, the projector, the blocks of the decoder, as far as the recipe
+names them; each part sees what the binarized ones before it make of the pictures.
+
 Sensitivities describe the full-precision model and are computed once, in one pass over it, before anything is
 binarized. Then each block takes two passes (METHOD 1): *collect* feeds the compensation Hessians of all its
 linears and both modalities at once, on activations of the binarized predecessors; after the fits, *propagate*
 runs the binarized block to give the next one its inputs. Cost per block: two forward passes of one block over
-the calibration samples, one m×m product per distinct input and modality, and the fits.
+the calibration samples, one m×m product per distinct input and modality, and the fits. In front of the decoder
+there are only vision tokens: no map, Hessians of vision alone, and one pass through tower and projector per
+block.
 
 Every finished linear is on disk before its report is yielded. A continued run collects a half-done block on
 the block's original weights, as the uninterrupted one did, and so ends with the same codes.
@@ -15,8 +20,10 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +31,33 @@ import torch
 from torch import Tensor
 
 from sab import calibration, runs
+from sab.binarizers import METHODS
 from sab.calibration import Sample
-from sab.capture import Batch, answer_gradient, block_gradient, capture, replay_block, rows_of, watching
+from sab.capture import (
+    Batch,
+    answer_gradient,
+    block_gradient,
+    capture,
+    picture_batches,
+    reach_decoder,
+    replay_block,
+    rows_of,
+    watching,
+)
 from sab.compensate import FitSettings, LinearFit, fit_linear
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, combine, input_sensitivity
-from sab.models import LVLM, fingerprint
+from sab.models import LVLM, Inputs, fingerprint
 from sab.packing import count_bits
 from sab.runs import LinearReport, Recipe, Run
 from sab.significance import significance_map
 
 TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
+ONLY_VISION = "only vision tokens exist in front of the decoder: weighting is off"
 Progress = Callable[[str, float], None]
 Maps = dict[str, tuple[Tensor, Tensor]]
 Groups = Sequence[tuple[Tensor, ...]]  # per batch: the positions of each group of tokens, bool [B, S]
-_Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, one per group
+Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, one per group
 
 
 def quantize(
@@ -51,8 +70,8 @@ def quantize(
     sensitivities: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[LinearReport]:
-    """Binarize the decoder of `lvlm` in place, yielding a report per linear; an ended iterator leaves the
-    binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there.
+    """Binarize the recipe's parts of `lvlm` in place, yielding a report per linear; an ended iterator leaves
+    the binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there.
 
     A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
     `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace the
@@ -73,41 +92,96 @@ def quantize(
         return
     tell("calibration samples", 0.0)
     chosen = samples if samples is not None else calibration.embedded(recipe.samples, recipe.seed)
-    batches = capture(lvlm, chosen, recipe.split)
-    _warn_of_few_tokens(lvlm, batches, names)
+    decoder = [name for name in names if lvlm.info[name].part == "decoder"]
+    outside = [name for name in names if name not in decoder]
+    batches = capture(lvlm, chosen, recipe.split) if decoder else []
     given = {recipe.sensitivity: dict(sensitivities)} if sensitivities is not None else {}
-    found = _all_maps(lvlm, recipe, run, batches, names, given, tell)
+    found: Maps = {}
+    if decoder:
+        for modality in ("language", "vision"):
+            tokens = sum(int(getattr(batch, modality).sum()) for batch in batches)
+            _warn_of_few_tokens(lvlm, decoder, modality, tokens)
+        found = _all_maps(lvlm, recipe, run, batches, decoder, given, tell)
     if run is not None:
         runs.log_event(run, "started", done=len(finished), total=len(names))
-    clock = _Clock(lvlm, names, finished)
-    last = max(lvlm.info[name].block for name in names)
+    work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell)
+    if outside:
+        pictures = picture_batches(lvlm, chosen)
+        for _, block in groupby(outside, lambda name: (lvlm.info[name].part, lvlm.info[name].block)):
+            if not (yield from work.block(list(block), partial(_tower_pass, lvlm, pictures))):
+                return
+        batches = capture(lvlm, chosen, recipe.split) if decoder else []  # the pictures have changed
+    last = max((lvlm.info[name].block for name in decoder), default=-1)
     for index in range(last + 1):
-        inside = [name for name in names if lvlm.info[name].block == index]
-        waiting = [name for name in inside if name not in finished]
-        # kept aside until the block is fitted: a continued run must collect on the original weights too
-        dense = {name: run.codes(name).dense() for name in inside if name in finished and run is not None}
-        moments = _pass(lvlm, index, batches, waiting)[0] if waiting else {}
-        for name in waiting:
-            if stop is not None and stop.is_set():
-                break
-            tell(name, clock.share)
-            fit, report = _fit(lvlm, recipe, name, moments[name], found[name], clock)
-            if run is not None:
-                runs.store_linear(run, report, fit.codes)
-            dense[name] = fit.weight
-            yield report
-        for name, weight in dense.items():
-            runs.put_weight(lvlm, name, weight)
-        if len(dense) < len(inside):
-            if run is not None:
-                runs.log_event(run, "stopped", done=len(run.reports), total=len(names))
+        inside = [name for name in decoder if lvlm.info[name].block == index]
+        if not (yield from work.block(inside, partial(_moments, lvlm, index, batches))):
             return
         if index < last:
-            tell(f"block {index + 1}", clock.share)
+            tell(f"block {index + 1}", work.clock.share)
             batches = _pass(lvlm, index, batches, [])[1]
     if run is not None:
         runs.log_event(run, "finished", seconds=round(run.seconds, 3))
         runs.write_manifest(run)
+
+
+@dataclass
+class _Work:
+    """What the loop over blocks needs at every block; `said` holds what was warned of once."""
+
+    lvlm: LVLM
+    recipe: Recipe
+    run: Run | None
+    finished: dict[str, LinearReport]
+    found: Maps
+    clock: _Clock
+    stop: threading.Event | None
+    tell: Progress
+    said: set[str] = field(default_factory=set)
+
+    def block(
+        self, inside: list[str], collect: Callable[[list[str]], dict[str, Moments]]
+    ) -> Generator[LinearReport, None, bool]:
+        """Collect, fit and replace the linears `inside` one block; False where `stop` left some undone."""
+        waiting = [name for name in inside if name not in self.finished]
+        # kept aside until the block is fitted: a continued run must collect on the original weights too
+        dense = {
+            name: self.run.codes(name).dense() for name in inside if name in self.finished and self.run is not None
+        }
+        moments = collect(waiting) if waiting else {}
+        for name in waiting:
+            if self.stop is not None and self.stop.is_set():
+                break
+            self.tell(name, self.clock.share)
+            fit, report = _fit(self.lvlm, self.recipe, name, moments[name], self.found.get(name), self.clock)
+            self._say_what_is_unusual(report)
+            if self.run is not None:
+                runs.store_linear(self.run, report, fit.codes)
+            dense[name] = fit.weight
+            yield report
+        for name, weight in dense.items():
+            runs.put_weight(self.lvlm, name, weight)
+        if len(dense) < len(inside) and self.run is not None:
+            runs.log_event(self.run, "stopped", done=len(self.run.reports), total=self.clock.total)
+        return len(dense) == len(inside)
+
+    def _say_what_is_unusual(self, report: LinearReport) -> None:
+        if report.part != "decoder" and "few " + report.part not in self.said:
+            self.said.add("few " + report.part)
+            same = [name for name in self.clock.weights if self.lvlm.info[name].part == report.part]
+            _warn_of_few_tokens(self.lvlm, same, "vision", report.tokens_vision)
+        if report.damping_used is not None and report.damping_used > self.recipe.damping:
+            self._say_once(
+                "damping",
+                f"{report.name}: its Hessian took a damping of {report.damping_used:g} instead of "
+                f"{self.recipe.damping:g} to become positive definite; the reports tell of any other linear.",
+            )
+        if report.switched_off is not None and METHODS[self.recipe.method].uses_significance:
+            self._say_once(report.switched_off, f"{report.name}: {report.switched_off}; the same may hold for others.")
+
+    def _say_once(self, key: str, text: str) -> None:
+        if key not in self.said:
+            self.said.add(key)
+            warnings.warn(text, stacklevel=2)
 
 
 def maps(
@@ -173,7 +247,10 @@ def _input_maps(
         for name in inside:
             shared = moments[name]
             if id(shared) not in computed:
-                computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
+                try:
+                    computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
+                except SabError as refusal:
+                    raise SabError(f"{name}: {refusal}") from refusal
             found[name] = computed[id(shared)]
     return found
 
@@ -207,6 +284,8 @@ def _fisher_maps(
 
             gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
         for name, totals in sums.items():
+            if not all(bool(torch.isfinite(total).all()) for total in totals):
+                raise SabError(f"{name}: its Fisher information holds NaN or infinity.")
             found[name] = tuple(total / max(1, count) for total, count in zip(totals, tokens, strict=True))
         boundaries.pop()
     return {name: found[name] for name in names}
@@ -243,59 +322,95 @@ def _all_maps(
     return found
 
 
-def _warn_of_few_tokens(lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str]) -> None:
+def _warn_of_few_tokens(lvlm: LVLM, names: Sequence[str], modality: str, tokens: int) -> None:
     widest = max(lvlm.linears[name].in_features for name in names)
-    counts = {q: sum(int(getattr(batch, q).sum()) for batch in batches) for q in ("language", "vision")}
-    for modality, tokens in counts.items():
-        if tokens < TOKENS_PER_INPUT * widest:
-            warnings.warn(
-                f"{tokens} {modality} tokens calibrate linears of up to {widest} inputs; "
-                f"at least {TOKENS_PER_INPUT * widest} are advised (more samples).",
-                stacklevel=3,
-            )
+    if tokens < TOKENS_PER_INPUT * widest:
+        warnings.warn(
+            f"{tokens} {modality} tokens calibrate linears of up to {widest} inputs; "
+            f"at least {TOKENS_PER_INPUT * widest} are advised (more samples).",
+            stacklevel=3,
+        )
 
 
 def _pass(
     lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str], groups: Groups | None = None
-) -> tuple[dict[str, _Moments], list[Batch]]:
+) -> tuple[dict[str, Moments], list[Batch]]:
     """Run all batches through block `index`: moments of the named linears by group of tokens (language and
     vision when left out), and the batches after it."""
     groups = _modalities(batches) if groups is None else groups
     linears = {name: lvlm.linears[name] for name in names}
-    moments: dict[str, _Moments] = {}
+    moments: dict[str, Moments] = {}
     behind = []
     for batch, masks in zip(batches, groups, strict=True):
 
         def see(together: list[str], inputs: Tensor, masks: tuple[Tensor, ...] = masks) -> None:
-            leader = together[0]
-            if leader not in moments:
-                width = inputs.shape[-1]
-                fresh = tuple(HessianAccumulator(width, inputs.device) for _ in masks)
-                moments.update(dict.fromkeys(together, fresh))
-            for group, mask in zip(moments[leader], masks, strict=True):
-                group.add(rows_of(inputs, mask, leader))
+            _add(moments, together, inputs, masks)
 
         with torch.no_grad(), watching(linears, see):
             behind.append(replace(batch, hidden=replay_block(lvlm, index, batch)))
-    missed = [name for name in names if name not in moments]
-    if missed:
-        raise SabError(f"The linear {missed[0]} took no part in the forward pass; leave it out of the recipe.")
+    _check(moments, names)
     return moments, behind
+
+
+def _moments(lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str]) -> dict[str, Moments]:
+    return _pass(lvlm, index, batches, names)[0]
+
+
+def _tower_pass(lvlm: LVLM, pictures: Sequence[Inputs], names: Sequence[str]) -> dict[str, Moments]:
+    """Run all pictures through tower and projector: moments of the named linears, where every row is vision."""
+    linears = {name: lvlm.linears[name] for name in names}
+    moments: dict[str, Moments] = {}
+
+    def see(together: list[str], inputs: Tensor) -> None:
+        everywhere = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
+        _add(moments, together, inputs, (~everywhere, everywhere))
+
+    for batch in pictures:
+        with watching(linears, see):
+            reach_decoder(lvlm, batch)
+    _check(moments, names)
+    return moments
+
+
+def _add(moments: dict[str, Moments], together: list[str], inputs: Tensor, masks: tuple[Tensor, ...]) -> None:
+    """Add inputs [..., m] of linears that share them to their accumulators, one per mask [...]."""
+    leader = together[0]
+    if leader not in moments:
+        fresh = tuple(HessianAccumulator(inputs.shape[-1], inputs.device) for _ in masks)
+        moments.update(dict.fromkeys(together, fresh))
+    for group, mask in zip(moments[leader], masks, strict=True):
+        group.add(rows_of(inputs, mask, leader))
+
+
+def _check(moments: Mapping[str, Moments], names: Sequence[str]) -> None:
+    """SabError for the first linear that was never called, or that was given NaN or infinity."""
+    for name in names:
+        if name not in moments:
+            raise SabError(f"The linear {name} took no part in the forward pass; leave it out of the recipe.")
+        if not all(group.finite for group in moments[name]):
+            raise SabError(f"{name}: its calibration activations hold NaN or infinity, or are too large to square.")
 
 
 def _fit(
     lvlm: LVLM,
     recipe: Recipe,
     name: str,
-    moments: _Moments,
-    sensitivity: tuple[Tensor, Tensor],
+    moments: Moments,
+    sensitivity: tuple[Tensor, Tensor] | None,
     clock: _Clock,
 ) -> tuple[LinearFit, LinearReport]:
-    """Fit one linear and describe the outcome; `clock` counts it as done."""
+    """Fit one linear and describe the outcome; `clock` counts it as done. Without a sensitivity, in front of
+    the decoder, there is vision alone: no map, and no language to mix in whatever the recipe's beta."""
     weight = lvlm.linears[name].weight.detach().float()
+    info = lvlm.info[name]
     language, vision = moments
-    hessian = combine(language.hessian, vision.hessian, language.tokens, vision.tokens, recipe.beta)
-    significance = significance_map(weight, sensitivity[0], sensitivity[1], recipe.thresholds)
+    beta = recipe.beta if sensitivity is not None else None
+    hessian = combine(language.hessian, vision.hessian, language.tokens, vision.tokens, beta)
+    inputs = torch.ones(weight.shape[1], device=weight.device)
+    try:
+        significance = significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds)
+    except SabError as refusal:
+        raise SabError(f"{name}: {refusal}") from refusal
     settings = FitSettings(
         iterations=recipe.iterations,
         block_size=recipe.block_size,
@@ -304,10 +419,10 @@ def _fit(
         max_salient=recipe.max_salient,
         emphasis=recipe.emphasis,
         compensation=recipe.compensation,
+        keep=recipe.keep,
     )
     fit = fit_linear(weight, hessian, recipe.method, settings, significance, name)
     bits = count_bits(fit.codes)
-    info = lvlm.info[name]
     clock.count(name)
     return fit, LinearReport(
         name=name,
@@ -327,6 +442,9 @@ def _fit(
         done=clock.done,
         total=clock.total,
         eta_seconds=clock.eta,
+        part=info.part,
+        damping_used=fit.damping_used,
+        switched_off=ONLY_VISION if sensitivity is None else significance.switched_off,
     )
 
 
@@ -359,10 +477,16 @@ class _Clock:
 
 
 def chosen_linears(lvlm: LVLM, recipe: Recipe) -> list[str]:
-    """Names to binarize, in forward order. SabError for a name the decoder does not have."""
+    """Names to binarize, in forward order. SabError for a part or a name that the model does not have."""
+    available = [name for name in lvlm.linears if lvlm.info[name].part in recipe.parts]
+    absent = [part for part in recipe.parts if part not in {lvlm.info[name].part for name in available}]
+    if absent:
+        raise SabError(f"No linears of the {lvlm.family} family are known as its {absent[0]}; choose other parts.")
     if recipe.linears is None:
-        return list(lvlm.decoder_linears)
-    unknown = [name for name in recipe.linears if name not in lvlm.decoder_linears]
+        return available
+    unknown = [name for name in recipe.linears if name not in available]
     if unknown:
-        raise SabError(f"The decoder has no linear {unknown[0]!r}; see `sab.load(...).decoder_linears`.")
-    return [name for name in lvlm.decoder_linears if name in recipe.linears]
+        raise SabError(
+            f"There is no linear {unknown[0]!r} in the {' or the '.join(recipe.parts)}; see `sab.load(...).linears`."
+        )
+    return [name for name in available if name in recipe.linears]

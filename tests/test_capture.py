@@ -105,6 +105,39 @@ def test_replay_is_exact_in_families_that_differ(family: Any) -> None:
         assert torch.equal(capture.replay_head(lvlm, batch), logits)
 
 
+@pytest.mark.parametrize("family", [_qwen3_vl, _gemma3, _llava])
+def test_tower_and_projector_are_heard_in_families_that_differ(family: Any) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, pictures = family()
+    lvlm = models.wrap(model.eval().requires_grad_(False), SimpleNamespace(), "tiny")
+    ids = torch.tensor([[5, 97, IMAGE, IMAGE, IMAGE, IMAGE, 96, 7]])
+    for key in ("mm_token_type_ids", "token_type_ids"):
+        if key in pictures:
+            pictures[key] = (ids == IMAGE).long()
+    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pictures}
+    names = [name for name in lvlm.linears if lvlm.info[name].part != "decoder"]
+    assert {lvlm.info[name].part for name in names} >= {"vision"}
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        lvlm.linears[name].register_forward_pre_hook(
+            lambda module, inputs, name=name: seen.update({name: inputs[0].flatten(0, -2)})
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        lvlm.model(**lvlm.forward_arguments(row))
+    for hook in hooks:
+        hook.remove()
+    moments = sequential._tower_pass(lvlm, [row], names)
+    assert set(moments) == set(names) == set(seen)
+    for name in names:
+        language, vision = moments[name]
+        assert (language.tokens, vision.tokens) == (0, len(seen[name]))
+        wanted = 2 * seen[name].T @ seen[name] / len(seen[name])
+        torch.testing.assert_close(vision.hessian, wanted, rtol=1e-4, atol=1e-5)
+
+
 def _whole(lvlm: models.LVLM, inputs: models.Inputs) -> tuple[list[Tensor], Tensor]:
     """Output of every block, and the logits, in one ordinary forward pass."""
     outputs: list[Tensor] = []

@@ -1,13 +1,16 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from sab import runs, sequential
+from sab.binarizers import BinaryCodes
 from sab.errors import SabError
+from sab.parts import in_forward_order
 from sab.runs import Recipe, Run
 from sab.significance import Thresholds
 from tests.tiny import dialogues, tiny
@@ -49,7 +52,14 @@ def run(tmp_path: Path) -> Run:
         ("beta", 1.5),
         ("beta", math.inf),
         ("beta", False),
-        ("parts", ("vision",)),
+        ("parts", ()),
+        ("parts", ("head",)),
+        ("parts", ("decoder", "vision")),
+        ("parts", ("vision", "vision")),
+        ("parts", "decoder"),
+        ("parts", None),
+        ("parts", ([],)),
+        ("keep", "both"),
         ("linears", ()),
         ("linears", (1,)),
         ("model", 7),
@@ -74,6 +84,53 @@ def test_a_recipe_survives_json() -> None:
         Recipe.from_json({"colour": "red"})
     with pytest.raises(SabError, match="thresholds"):
         Recipe.from_json({"thresholds": {"top": 1}})
+
+
+def test_parts_come_in_forward_order() -> None:
+    assert in_forward_order(["decoder", "vision", "decoder"]) == ("vision", "decoder")
+    assert in_forward_order(["head", "projector"]) == ("projector", "head")
+    Recipe(parts=("vision", "projector", "decoder")).validate()
+    assert "vision + projector" in _named(Recipe(parts=("vision", "projector")))
+    literature = _named(Recipe(compensation="lineage", beta=0.0))
+    assert "lineage compensation" in literature
+    assert "beta 0" in literature
+
+
+def _named(recipe: Recipe) -> str:
+    header = {"recipe": recipe.to_json(), "fingerprint": "", "linears": [], "format_version": 1}
+    return Run(Path("x"), header).name
+
+
+def test_reports_of_older_runs_still_open(run: Run) -> None:
+    for path in (run.directory / "reports").iterdir():
+        values = json.loads(path.read_text())
+        assert values["damping_used"] == RECIPE.damping
+        older = {key: value for key, value in values.items() if key not in ("damping_used", "part", "switched_off")}
+        path.write_text(json.dumps(older))
+    for report in Run.open(run.directory).reports.values():
+        assert (report.damping_used, report.part, report.switched_off) == (None, "decoder", None)
+    shipped = runs.list_runs(runs.ASSET_RUNS)
+    assert shipped
+    assert all(len(each.reports) == len(each.names) for each in shipped)
+
+
+def test_nothing_that_is_not_finite_reaches_a_file(run: Run, tmp_path: Path) -> None:
+    name = NAMES[0]
+    codes, report = run.codes(name), run.reports[name]
+    before = (run.directory / "reports" / f"{name}.json").read_bytes()
+    with pytest.raises(SabError, match=f"{name}: relative_loss is nan"):
+        runs.store_linear(run, replace(report, relative_loss=math.nan), codes)
+    assert isinstance(codes, BinaryCodes)
+    broken = replace(codes, row_scale=codes.row_scale * math.inf)
+    with pytest.raises(SabError, match=f"{name}: a scale is NaN"):
+        runs.store_linear(run, report, broken)
+    assert (run.directory / "reports" / f"{name}.json").read_bytes() == before
+    run.verify()
+    with pytest.raises(SabError, match=f"{name}: its input sensitivity"):
+        runs.store_sensitivities(run, "input", {name: (torch.ones(4), torch.tensor([1.0, math.nan]))})
+    run.verify()
+    runs.write_json(tmp_path / "x.json", {"a": (math.nan, 1.5), "b": [math.inf]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": [None]}
 
 
 def test_a_run_tells_its_totals(run: Run) -> None:

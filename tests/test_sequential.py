@@ -1,12 +1,15 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sab import runs, sequential
 from sab.errors import SabError
+from sab.models import LVLM, fingerprint
 from sab.runs import LinearReport, Recipe, Run
 from tests.tiny import dialogues, tiny
 
@@ -167,6 +170,163 @@ def test_q_k_and_v_share_their_input_sensitivity() -> None:
     assert torch.equal(query[0], value[0])
     assert not torch.equal(query[0], output[0])
     assert not torch.equal(query[0], query[1])
+
+
+# --- vision tower and projector
+
+EVERY = replace(QUICK, parts=("vision", "projector", "decoder"), method="xnor")
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LVLM, dict[str, torch.Tensor]]:
+    """An uninterrupted run of all parts, the model after it, and the Hessian each linear was fitted with."""
+    directory = tmp_path_factory.mktemp("every") / "run"
+    given: dict[str, torch.Tensor] = {}
+    fit = sequential.fit_linear
+
+    def spy(*arguments: Any, **named: Any) -> Any:
+        given[arguments[5]] = arguments[1]
+        return fit(*arguments, **named)
+
+    lvlm = tiny()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sequential, "fit_linear", spy)
+        list(sequential.quantize(lvlm, EVERY, directory, samples=SAMPLES))
+    return directory, lvlm, given
+
+
+def inputs_of(lvlm: LVLM, names: Sequence[str], with_text: bool) -> dict[str, torch.Tensor]:
+    """What linears see over the samples, one ordinary forward pass per sample: [tokens, m]."""
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    hooks = [
+        lvlm.linears[name].register_forward_pre_hook(
+            lambda module, inputs, name=name: seen[name].append(inputs[0].flatten(0, -2))
+        )
+        for name in names
+    ]
+    for sample in SAMPLES:
+        if with_text or sample.picture is not None:
+            with torch.no_grad():
+                lvlm.model(**lvlm.forward_arguments(lvlm.prepare(sample.messages, sample.picture)))
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(rows) for name, rows in seen.items()}
+
+
+def test_every_part_is_fitted_to_what_the_binarized_parts_before_it_pass_on(
+    every: tuple[Path, LVLM, dict[str, torch.Tensor]],
+) -> None:
+    directory, lvlm, given = every
+    run = Run.open(directory)
+    assert run.finished
+    assert list(run.reports) == list(lvlm.linears)
+    fresh = tiny()
+    places = [(info.part, info.block) for info in fresh.info.values()]
+    assert list(dict.fromkeys(places)) == [
+        *(("vision", 0), ("vision", 1), ("projector", -1)),
+        *(("decoder", 0), ("decoder", 1)),
+    ]
+    for place in dict.fromkeys(places):
+        inside = [name for name in fresh.linears if (fresh.info[name].part, fresh.info[name].block) == place]
+        for name, rows in inputs_of(fresh, inside, with_text=place[0] == "decoder").items():
+            torch.testing.assert_close(given[name], 2 * rows.T @ rows / len(rows), rtol=1e-3, atol=1e-3)
+        for name in inside:
+            runs.put_weight(fresh, name, run.codes(name).dense())
+    for report in run.reports.values():
+        assert torch.equal(lvlm.linears[report.name].weight, run.codes(report.name).dense())
+        assert report.part == lvlm.info[report.name].part
+        only_vision = report.part != "decoder"
+        assert (report.tokens_language == 0) == only_vision
+        assert (report.switched_off == sequential.ONLY_VISION) == only_vision
+        assert (report.counts["neither"] == report.weights) == only_vision
+    tokens = {(report.part, report.tokens_vision) for report in run.reports.values()}
+    assert tokens == {("vision", 16 * 4), ("projector", 4 * 4), ("decoder", 4 * 4)}
+
+
+@pytest.mark.parametrize("stopped_after", [3, 11])  # in the tower; in the projector
+def test_a_killed_run_of_every_part_ends_with_the_same_bytes(
+    every: tuple[Path, LVLM, dict[str, torch.Tensor]], tmp_path: Path, stopped_after: int
+) -> None:
+    first = _quantize(tmp_path / "run", EVERY)
+    for _ in range(stopped_after):
+        next(first)
+    del first
+    assert len(list(_quantize(tmp_path / "run", EVERY))) == 26
+    assert _files(tmp_path / "run") == _files(every[0])
+
+
+def test_maps_of_the_decoder_do_not_depend_on_the_parts(
+    whole: Path, every: tuple[Path, LVLM, dict[str, torch.Tensor]]
+) -> None:
+    one, two = Run.open(whole).sensitivities(), Run.open(every[0]).sensitivities()
+    assert one.keys() == two.keys()
+    for name in one:
+        assert all(torch.equal(a, b) for a, b in zip(one[name], two[name], strict=True))
+
+
+def test_the_tower_alone_is_said_to_have_no_map_and_ignores_beta() -> None:
+    lvlm, original = tiny(), tiny()
+    recipe = replace(QUICK, parts=("vision",), beta=0.0, compensation="lineage")
+    with pytest.warns(UserWarning, match=r"blocks\.0\.attn\.qkv: only vision tokens exist") as said:
+        reports = list(sequential.quantize(lvlm, recipe, samples=SAMPLES))
+    assert len([each for each in said if "only vision" in str(each.message)]) == 1
+    assert len([each for each in said if "64 vision tokens calibrate" in str(each.message)]) == 1
+    assert len(reports) == 10
+    for name, linear in lvlm.linears.items():
+        assert torch.equal(linear.weight, original.linears[name].weight) == (lvlm.info[name].part != "vision")
+
+
+def test_parts_that_cannot_be_reached_are_refused() -> None:
+    text = [sample for sample in dialogues(9) if sample.picture is None]
+    with pytest.raises(SabError, match="has a picture"):
+        next(sequential.quantize(tiny(), EVERY, samples=text))
+    lvlm = tiny()
+    lvlm.info = {name: replace(info, part="vision") for name, info in lvlm.info.items()}
+    with pytest.raises(SabError, match="as its projector"):
+        next(sequential.quantize(lvlm, EVERY, samples=SAMPLES))
+    with pytest.raises(SabError, match="no linear"):
+        next(_quantize(None, replace(QUICK, linears=("model.visual.merger.mlp.0",))))  # not of the decoder
+
+
+# --- what is not as it should be
+
+
+def test_a_raised_damping_is_noted_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    combine = sequential.combine
+
+    def indefinite(*arguments: Any) -> torch.Tensor:
+        hessian = combine(*arguments)
+        return hessian - 0.05 * hessian.diagonal().mean() * torch.eye(len(hessian))
+
+    monkeypatch.setattr(sequential, "combine", indefinite)
+    recipe = Recipe(model="tiny", method="xnor", linears=tuple(tiny().decoder_linears)[:3])
+    with pytest.warns(UserWarning, match=r"q_proj: .* damping of 0\.1 instead of 0\.01") as said:
+        reports = list(_quantize(None, recipe))
+    assert [report.damping_used for report in reports] == pytest.approx([0.1] * 3)
+    assert len([each for each in said if "damping" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("sensitivity", ["input", "fisher"])
+def test_activations_that_are_not_finite_name_the_linear_that_meets_them(
+    tmp_path: Path, value: float, sensitivity: str
+) -> None:
+    lvlm = tiny()
+    lvlm.blocks[1].input_layernorm.weight.data.fill_(value)
+    recipe = replace(QUICK, sensitivity=sensitivity)
+    with pytest.raises(SabError, match=r"layers\.1\..*(NaN|infinity)"):
+        list(sequential.quantize(lvlm, recipe, tmp_path / "run", samples=SAMPLES))
+    assert not Run.open(tmp_path / "run").finished
+    assert not any(_files(tmp_path / "run"))
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    lvlm = tiny()
+    name = list(lvlm.decoder_linears)[3]
+    lvlm.linears[name].weight.data[0, 0] = float("nan")
+    lvlm.fingerprint = fingerprint(lvlm.model.config, lvlm.linears.items())
+    with pytest.raises(SabError, match=r"layers\.0\.(self_attn\.o_proj|mlp)"):
+        list(sequential.quantize(lvlm, QUICK, samples=SAMPLES))
 
 
 def test_few_tokens_are_warned_about() -> None:
