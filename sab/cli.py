@@ -1,4 +1,4 @@
-"""The command line: quantize, eval, compare, controls, causal, inspect, chat, train-demo.
+"""The command line: quantize, eval, compare, controls, causal, inspect, chat, bench, train-demo.
 
 Human lines and progress go to stderr, one JSON object is the last line of stdout. Wrong input ends with exit
 code 2 and one sentence on stderr; an interrupt ends with 130 and says what is kept. Modules that need
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 import warnings
@@ -35,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are one sentence instead of a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise SabError(f"{message}; see python -m sab {self.prog.split()[-1]} --help.")
+        raise SabError(f"{message}; see python -m {self.prog} --help.")
 
 
 class Progress:
@@ -95,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nsab: stopped; a run keeps its finished linears, add --resume to continue it.", file=sys.stderr)
         return 130
-    print(json.dumps(_jsonable(result), ensure_ascii=False, allow_nan=False))
+    from sab.runs import without_nan
+
+    print(json.dumps(without_nan(result), ensure_ascii=False, allow_nan=False))
     return 0
 
 
@@ -164,6 +165,13 @@ def _parser() -> Parser:
     chat.add_argument("--temperature", type=float, default=0.0)
     chat.add_argument("--seed", type=int, default=0)
 
+    bench = commands.add_parser("bench", help="speed beside a plain reference, in the same run")
+    benches = bench.add_subparsers(required=True, metavar="what", parser_class=Parser)
+    pipeline = benches.add_parser("pipeline", help="search and fit of sab, batched and with one fit per candidate")
+    pipeline.set_defaults(run=_bench_pipeline)
+    pipeline.add_argument("--size", type=int, default=4096, help="rows and columns of the weight")
+    pipeline.add_argument("--blocks", type=int, default=2, help="blocks of 128 columns to time")
+
     commands.add_parser("train-demo", help="train the embedded model (its own options: train-demo --help)")
     return parser
 
@@ -190,11 +198,14 @@ def _add_recipe(parser: Parser) -> None:
     _add_maps(parser)
     parser.add_argument("--iterations", type=int, default=15, help="alternating rounds")
     parser.add_argument("--beta", type=float, help="weight of the vision Hessian; the token share when left out")
-    parser.add_argument("--compensation", default="exact", help="exact, lineage or none")
+    parser.add_argument("--compensation", help="exact, lineage or none; exact when left out")
+    parser.add_argument("--literature", action="store_true", help="as the papers do: lineage compensation, beta 0")
     parser.add_argument("--max-salient", type=int, default=49, help="salient columns per block at most")
     parser.add_argument("--emphasis", default="constant", help="constant or ramp")
     parser.add_argument("--block-size", type=int, default=128)
-    parser.add_argument("--linears", help="comma-separated names; all of the decoder when left out")
+    parser.add_argument("--keep", default="magnitude", help="what pb-llm keeps weights by: magnitude or hessian")
+    parser.add_argument("--parts", default="decoder", help="comma-separated: decoder, projector, vision")
+    parser.add_argument("--linears", help="comma-separated names; all of the parts when left out")
 
 
 def _add_suite(parser: Parser) -> None:
@@ -207,6 +218,11 @@ def _recipe(options: argparse.Namespace, method: str) -> Recipe:
     from sab.runs import Recipe
     from sab.significance import Thresholds
 
+    beta, compensation = options.beta, options.compensation
+    if options.literature:
+        if beta not in (None, 0.0) or compensation not in (None, "lineage"):
+            raise SabError("--literature means lineage compensation and beta 0; leave --compensation and --beta out.")
+        beta, compensation = 0.0, "lineage"
     recipe = Recipe(
         model=str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model,
         method=method,
@@ -216,16 +232,24 @@ def _recipe(options: argparse.Namespace, method: str) -> Recipe:
         samples=options.samples,
         seed=options.seed,
         iterations=options.iterations,
+        parts=_parts(options),
         linears=tuple(options.linears.split(",")) if options.linears else None,
-        beta=options.beta,
-        compensation=options.compensation,
+        beta=beta,
+        compensation=Recipe.compensation if compensation is None else compensation,
         max_salient=options.max_salient,
         emphasis=options.emphasis,
         block_size=options.block_size,
         damping=options.damping,
+        keep=options.keep,
     )
     recipe.validate()
     return recipe
+
+
+def _parts(options: argparse.Namespace) -> tuple[str, ...]:
+    from sab.parts import in_forward_order
+
+    return in_forward_order(part.strip() for part in options.parts.split(","))
 
 
 def _quantize(options: argparse.Namespace) -> dict[str, Any]:
@@ -331,7 +355,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             f"n = {figures['counts'][category]:<4d} blank {100 * blank:5.1f} %"
         )
     if run is not None:
-        run.record_accuracy(_jsonable(figures))
+        run.record_accuracy(figures)
     return figures
 
 
@@ -350,7 +374,8 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     full = models.load(options.model, options.device, options.dtype)
     progress = Progress()
     figures, reference = _assess(full, None, asked, options, progress)
-    weights = sum(linear.weight.numel() for linear in full.decoder_linears.values())
+    parts = _parts(options)
+    weights = sum(linear.weight.numel() for name, linear in full.linears.items() if full.info[name].part in parts)
     rows = []
     if "full" in methods:
         bits = 16.0  # checkpoints of this kind are kept in bfloat16
@@ -358,10 +383,10 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         rows.append({"method": "full", "label": "Full precision", **sizes, "seconds": 0.0, **figures})
         if options.out is not None:
             stored = options.out / f"full-{full.fingerprint[:12]}" / "accuracy.json"
-            runs.write_json(stored, _jsonable(figures))
+            runs.write_json(stored, figures)
     samples = calibration.embedded(options.samples, options.seed)
     shared: dict[str, Any] = {"samples": samples}
-    if recipes:
+    if recipes and "decoder" in parts:
         shared["sensitivities"] = sequential.maps(
             full, samples, options.sensitivity, options.split, progress, options.damping
         )
@@ -370,7 +395,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             lvlm = full.copy()
             run = _binarize(lvlm, recipe, (options.out or Path(scratch)) / method, progress, **shared)
             figures, found = _assess(lvlm, full, asked, options, progress)
-            run.record_accuracy(_jsonable(figures))
+            run.record_accuracy(figures)
             label = {"label": METHODS[method].label, "agreement": agreement(reference, found)}
             summary = _run_summary(run)
             rows.append({**summary, **label, **figures, "seconds": summary["seconds"]})
@@ -382,7 +407,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             f"{row['label']:16s} {100 * row['accuracy']['overall']:5.1f} % ({100 * low:.0f}–{100 * high:.0f})  "
             f"{row['bits_nominal']:.2f} bits nominal, {row['bits_all_in']:.2f} all-in  {kl}"
         )
-    return {"model": full.source, "questions": len(asked), "rows": rows}
+    return {"model": full.source, "questions": len(asked), "literature": options.literature, "rows": rows}
 
 
 def _map_recipe(options: argparse.Namespace) -> Recipe:
@@ -447,7 +472,7 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
             + f"   {ranges} {row.signal:6.2f}   {kept}"
         )
     if options.out is not None:
-        runs.write_json(options.out, _jsonable(result))
+        runs.write_json(options.out, result)
     return result
 
 
@@ -504,7 +529,7 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
     conditions = {**_map_conditions(lvlm, recipe), "suite": options.suite, "questions": len(asked)}
     result = {**conditions, **found.summary()}
     if options.out is not None:
-        runs.write_json(options.out, _jsonable(result))
+        runs.write_json(options.out, result)
     return result
 
 
@@ -543,6 +568,17 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _bench_pipeline(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench
+
+    progress = Progress()
+    found = bench.pipeline(options.size, options.blocks, progress=progress)
+    for name, seconds in found["seconds_per_block"].items():
+        progress.say(f"{name:8s} {seconds:8.3f} s per block of {options.size} rows, loss {found['losses'][name]:.6f}")
+    progress.say(f"{found['ratio']:.1f} times as fast, on {found['threads']} threads")
+    return found
+
+
 def _chat(options: argparse.Namespace) -> dict[str, Any]:
     from sab import chat
 
@@ -568,17 +604,6 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
         "first_token_seconds": events[0].seconds,
         "tokens_per_second": len(events) / last if last else None,
     }
-
-
-def _jsonable(value: Any) -> Any:
-    """The same value with NaN and infinity as null, which JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sab import cli
+from sab import bench, cli
 from sab.runs import Run
 from tests.tiny import picture, tiny_folder
 
@@ -79,7 +79,49 @@ def test_compare_gives_a_row_per_method(capsys: pytest.CaptureFixture[str], tmp_
     assert (tmp_path / f"full-{Run.open(tmp_path / 'xnor').fingerprint[:12]}" / "accuracy.json").exists()
 
 
-def test_inspect_accounts_for_every_byte(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_literature_and_parts_are_ordinary_fields_of_the_recipe(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    parts = ["--parts", "projector,vision", "--literature"]
+    code, result, _ = _call(capsys, "quantize", MODEL, "--out", tmp_path / "run", *QUICK, *parts)
+    assert (code, result["linears"]) == (0, 12)
+    recipe = Run.open(tmp_path / "run").recipe
+    assert (recipe.compensation, recipe.beta, recipe.parts) == ("lineage", 0.0, ("vision", "projector"))
+    code, result, _ = _call(capsys, "quantize", MODEL, "--out", tmp_path / "x", "--dry-run", "--keep", "hessian")
+    assert code == 0
+    asked = result["recipe"]
+    assert (asked["compensation"], asked["beta"], asked["parts"], asked["keep"]) == (
+        *("exact", None),
+        *(["decoder"], "hessian"),
+    )
+
+
+def test_bench_pipeline_times_both_and_they_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    code, result, err = _call(capsys, "bench", "pipeline", "--size", "128", "--blocks", "1")
+    assert code == 0
+    assert set(result["seconds_per_block"]) == {"batched", "plain"}
+    assert result["ratio"] > 1
+    assert result["losses"]["batched"] == pytest.approx(result["losses"]["plain"], abs=1e-4)
+    assert "times as fast" in err
+
+
+def test_bench_does_not_compare_what_differs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bench.CONTENDERS, "plain", lambda weight, context: 0.9 * weight)
+    code, _, err = _call(capsys, "bench", "pipeline", "--size", "128", "--blocks", "1")
+    assert code == 2
+    assert "a defect" in err
+
+
+@pytest.mark.parametrize("method", ["xnor", "pb-llm"])
+def test_inspect_accounts_for_every_byte(
+    capsys: pytest.CaptureFixture[str], method: str, run: Path, tmp_path: Path
+) -> None:
+    if method != "xnor":
+        run = tmp_path / "run"
+        assert cli.main(["quantize", MODEL, "--out", str(run), *QUICK, "--method", method]) == 0
+        capsys.readouterr()
     code, result, _ = _call(capsys, "inspect", run)
     assert code == 0
     on_disk = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
@@ -117,6 +159,15 @@ def test_chat_streams_and_sums_up(capsys: pytest.CaptureFixture[str], run: Path,
         ["eval", "--device", "abacus", "--limit", "1"],
         ["compare", MODEL, "--methods", ""],
         ["compare", MODEL, "--methods", "full,magic"],
+        ["quantize", MODEL, "--out", "x", "--parts", "head"],
+        ["quantize", MODEL, "--out", "x", "--parts", ""],
+        ["quantize", MODEL, "--out", "x", "--keep", "all"],
+        ["quantize", MODEL, "--out", "x", "--literature", "--beta", "0.5"],
+        ["compare", MODEL, "--literature", "--compensation", "exact"],
+        ["bench"],
+        ["bench", "dance"],
+        ["bench", "pipeline", "--size", "100"],
+        ["bench", "pipeline", "--size", "256", "--blocks", "3"],
         ["inspect", "no-run-here"],
         ["chat", MODEL, "--prompt", ""],
         ["chat", MODEL, "--prompt", "Hi", "--image", "missing.png"],
@@ -158,7 +209,3 @@ def test_progress_shows_percent_and_remaining_time(monkeypatch: pytest.MonkeyPat
     progress("work", 0.26)  # too soon to be said
     progress("work", 1.0)
     assert stream.getvalue().splitlines() == ["  0 %  work", " 25 %  work, 1:30 left", "100 %  work"]
-
-
-def test_json_holds_no_nan() -> None:
-    assert cli._jsonable({"a": (float("nan"), 1.5), "b": [float("inf")]}) == {"a": [None, 1.5], "b": [None]}
