@@ -119,7 +119,7 @@ def picture_batches(lvlm: LVLM, samples: Sequence[Sample], batch_size: int = 16)
 
 
 @contextmanager
-def _patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module compute `forward`; its attributes, which some decoders read, stay."""
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
@@ -148,9 +148,9 @@ def replay_block(lvlm: LVLM, index: int, batch: Batch) -> Any:
 
     with ExitStack() as stack:
         _stub_before(stack, blocks, index, batch.hidden)
-        stack.enter_context(_patched(blocks[index], record))
+        stack.enter_context(patched(blocks[index], record))
         if index + 1 < len(blocks):
-            stack.enter_context(_patched(blocks[index + 1], end))
+            stack.enter_context(patched(blocks[index + 1], end))
         stack.enter_context(suppress(_Reached))
         lvlm.decoder(**batch.arguments)
     return caught[0]
@@ -175,7 +175,7 @@ def _stub_before(stack: ExitStack, blocks: Sequence[nn.Module], index: int, hidd
         return hidden
 
     for position, block in enumerate(blocks[:index]):
-        stack.enter_context(_patched(block, cached if position == index - 1 else skip))
+        stack.enter_context(patched(block, cached if position == index - 1 else skip))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ the fits: one product of n * k * (m - b k) per block.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,16 +26,17 @@ from sab.hessian import dampen, inverse_factor
 from sab.significance import SignificanceMap
 
 COMPENSATIONS = ("exact", "lineage", "none")
-SEARCHES = ("published",)
+SEARCHES = ("published", "budget")
 MODERATE = 40  # Hessians whose largest entry lies within 2^-40 ... 2^40 are fitted as they are
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """`iterations`: alternating rounds; `block_size`: columns per block, a multiple of 8; `damping`: λ of
-    METHOD 1; `search`: how structure is found; `max_salient`: most salient columns per block; `emphasis`:
-    "constant" or "ramp"; `compensation`: "exact", "lineage" or "none" (feedback inside blocks stays); `keep`:
-    by which measure pb-llm keeps weights, "magnitude" or "hessian".
+    METHOD 1; `search`: how structure is found, as published or within a "budget" of `bits` a weight, everything
+    counted (sab-h); `max_salient`: most salient columns per block; `emphasis`: "constant" or "ramp";
+    `compensation`: "exact", "lineage" or "none" (feedback inside blocks stays); `keep`: by which measure pb-llm
+    keeps weights, "magnitude" or "hessian".
     """
 
     iterations: int = 15
@@ -45,6 +47,7 @@ class FitSettings:
     emphasis: str = "constant"
     compensation: str = "exact"
     keep: str = "magnitude"
+    bits: float | None = None
 
     def validate(self) -> "FitSettings":
         """Returns itself. SabError that names the setting and what it may be."""
@@ -65,6 +68,8 @@ class FitSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise SabError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if (self.search == "budget") != (self.bits is not None):
+            raise SabError("a budget search takes bits, the stored bits a weight, and no other search does")
         return self
 
 
@@ -93,8 +98,10 @@ def fit_linear(
     settings: FitSettings | None = None,
     significance: SignificanceMap | None = None,
     name: str = "",
+    held_out: Tensor | None = None,
 ) -> LinearFit:
-    """Fits `weight` [n, m] by `method` with the compensation Hessian `hessian` [m, m].
+    """Fits `weight` [n, m] by `method` with the compensation Hessian `hessian` [m, m]; `held_out` [m, m]: the
+    same of other samples, for methods that judge their rounds by it.
 
     SabError, naming `name`, for NaN or infinity in the weight, in H or in anything computed from them, wrong
     shapes, weights beyond float16, an unknown method, a linear without calibration tokens, or a method that
@@ -114,13 +121,35 @@ def fit_linear(
     remaining = original.clone()
     remaining[:, damped.dead] = 0.0
     chosen = METHODS[method]
-    plan = chosen.plan(remaining, factor, settings.keep) if chosen.plan is not None else None
+    plan = None
+    if chosen.plan is not None:
+        plan = chosen.plan(
+            remaining,
+            factor,
+            keep=settings.keep,
+            block_size=settings.block_size,
+            bits=settings.bits,
+        )
+    # column-wise feedback is by itself the exact form, so methods that have it know no other
+    lineage = settings.compensation == "lineage" and not chosen.feedback
+    compensated = chosen.compensated and settings.compensation != "none"
     blocks: list[LinearCodes] = []
     losses: list[Tensor] = []
     for start in range(0, original.shape[1], settings.block_size):
         stop = min(start + settings.block_size, original.shape[1])
         entered = remaining[:, start:stop]
         here = slice(start, stop)
+        carry = None  # [k, m - stop]: what an error of this block takes off the columns after it
+        if compensated and stop < original.shape[1]:
+            carry = factor[here, stop:]
+            if lineage:
+                carry = carry / factor[here, here].diagonal()[:, None]
+            else:
+                carry = torch.linalg.solve_triangular(factor[here, here], carry, upper=True)
+        judge = None
+        if held_out is not None and chosen.judged:
+            so_far = original - torch.cat([*(block.dense() for block in blocks), remaining[:, start:]], 1)
+            judge = _judge(so_far, held_out.to(original.device, torch.float32), carry, here)
         context = BlockContext(
             inverse_factor=factor[here, here],
             gram=hessian[here, here] / 2,
@@ -130,6 +159,7 @@ def fit_linear(
             max_salient=settings.max_salient,
             emphasis=settings.emphasis,
             plan=None if plan is None else plan.columns(here),
+            judge=judge,
         )
         codes = chosen.fit_block(entered, context)
         blocks.append(codes)
@@ -138,11 +168,8 @@ def fit_linear(
         losses.append(exact.square().sum(dtype=torch.float64))
         if not bool(torch.isfinite(losses[-1])):
             raise SabError(f"{label}: the fit of columns {start} to {stop - 1} is not finite; raise the damping")
-        if chosen.compensated and settings.compensation != "none" and stop < original.shape[1]:
-            # column-wise feedback is by itself the exact form, so methods that have it know no other
-            lineage = settings.compensation == "lineage" and not chosen.feedback
-            carried = error / context.inverse_factor.diagonal() if lineage else exact
-            remaining[:, stop:] -= carried @ factor[here, stop:]
+        if carry is not None:
+            remaining[:, stop:] -= error @ carry
     fitted = join(blocks)
     dense = fitted.dense()
     energy = quadratic(original, hessian)
@@ -166,6 +193,23 @@ def _moderate(hessian: Tensor) -> Tensor:
     if not math.isfinite(largest) or 2.0**-MODERATE < largest < 2.0**MODERATE:
         return hessian
     return hessian * 4.0 ** max(-60, min(60, -round(math.log2(largest) / 2)))
+
+
+def _judge(so_far: Tensor, hessian: Tensor, carry: Tensor | None, here: slice) -> Callable[[Tensor], float]:
+    """tr(D H D^T) of the whole linear as a function of the error E [n, k] of the block `here`, less a constant.
+
+    `so_far` [n, m]: what the linear has changed before this block's codes. E adds itself in the block and
+    `E carry` behind it, so with S = [I, carry] the loss moves by tr(E (S H S^T) E^T) + 2 tr(E (so_far H S^T)^T).
+    Cost once: 2 m² k + n m k; then two products of n k².
+    """
+    weighed = hessian[:, here] if carry is None else hessian[:, here] + hessian[:, here.stop :] @ carry.T  # H S^T
+    metric = weighed[here] if carry is None else weighed[here] + carry @ weighed[here.stop :]
+    slope = so_far @ weighed
+
+    def loss(error: Tensor) -> float:
+        return float((error * (error @ metric + 2.0 * slope)).sum(dtype=torch.float64))
+
+    return loss
 
 
 def quadratic(difference: Tensor, hessian: Tensor) -> float:

@@ -6,12 +6,13 @@ them; odd widths are padded with zero bits to whole blocks.
 
 `binary`
     codes                uint8 [n, blocks, planes * k / 8]   per block the signs, then the group bits
-    row_scale            int16 [slots, blocks, n]            slots: see BinaryCodes
+    row_scale            int16 [slots, blocks, n]            slots, residuals: see BinaryCodes
     row_mean             int16 [slots, blocks, n]            methods with means
-    column_scale         int16 [2, m]                        methods with column scales, by group bit
-    salient_columns      int32 [c], salient_offsets int32 [blocks + 1]
+    column_scale         int16 [2, m] by group bit, or [1, m]
+    salient              uint8 [ceil(m / 8)]                 which columns are salient
     second               uint8 [n, ceil(c / 8)]              residual signs of the salient columns
-    second_row_scale     int16 [slots - 2, blocks, n], second_column_scale int16 [slots - 2, c]
+    second_row_scale     int16 [residuals, blocks, n], second_column_scale int16 [residuals, c]
+    row_step             int16 [n]                           where it is, the row scales are int8 multiples of it
 `binary` with kept values (its metadata says kept_bits)
     codes                uint8 [n, blocks, 2 k / 8]          per block the signs, then which weights are kept
     kept                 uint8 [kept weights]                their levels, row after row
@@ -37,7 +38,8 @@ from sab.binarizers.codes import KEPT_BITS, BinaryCodes, IntegerCodes, KeptCodes
 from sab.errors import SabError
 
 FORMAT_VERSION = 1
-OPTIONAL = ("row_mean", "column_scale", "second_column_scale")
+OPTIONAL = ("row_mean", "column_scale", "second_column_scale", "row_step")
+RESIDUALS = {1: {1: 0, 2: 1}, 2: {2: 0, 3: 1, 4: 2}}  # planes: slots: second row scales per block
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,10 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         more = {"layout": "binary", "planes": 2, "scale_type": "fp16", "kept_bits": KEPT_BITS}
         return tensors, metadata | more
     planes = [codes.first] if codes.group is None else [codes.first, codes.group]
-    columns = codes.salient.nonzero()[:, 0].cpu()
-    edges = torch.arange(_blocks(codes.shape, codes.block_size) + 1) * codes.block_size
     tensors = {
         "codes": _pack_planes(planes, codes.block_size),
         "row_scale": _stored(codes.row_scale),
-        "salient_columns": columns.int(),
-        "salient_offsets": torch.searchsorted(columns, edges).int(),
+        "salient": _pack_bits(codes.salient),
         "second": _pack_bits(codes.second),
         "second_row_scale": _stored(codes.second_row_scale),
     }
@@ -99,7 +98,8 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         values = getattr(codes, name)
         if values is not None:
             tensors[name] = _stored(values)
-    return tensors, metadata | {"layout": "binary", "planes": len(planes), "scale_type": "fp16"}
+    scale_type = "fp16" if codes.row_step is None else "int8"
+    return tensors, metadata | {"layout": "binary", "planes": len(planes), "scale_type": scale_type}
 
 
 def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
@@ -152,8 +152,8 @@ def count_bits(codes: LinearCodes) -> BitCount:
             "signs": stored["codes"] // planes,
             "group bitmap": stored["codes"] // planes * (planes - 1),
             "residual signs": stored["second"],
-            "salient index": stored["salient_columns"] + stored["salient_offsets"],
-            "row scales": stored["row_scale"] + stored["second_row_scale"],
+            "salient index": stored["salient"],
+            "row scales": stored["row_scale"] + stored["second_row_scale"] + stored.get("row_step", 0),
             "row means": stored.get("row_mean", 0),
             "column scales": stored.get("column_scale", 0) + stored.get("second_column_scale", 0),
         }
@@ -169,29 +169,28 @@ def _unpack_binary(
     if number not in (1, 2):
         raise _damaged(f"{number} planes")
     planes = _unpack_planes(tensors["codes"], number, shape, block_size)
-    columns, offsets = tensors["salient_columns"], tensors["salient_offsets"]
-    if columns.dtype != torch.int32 or columns.ndim != 1 or offsets.dtype != torch.int32:
-        raise _damaged("its salient columns are of the wrong kind")
-    count = len(columns)
-    edges = torch.arange(blocks + 1) * block_size
-    ordered = bool((columns.diff() > 0).all()) and (not count or (columns[0] >= 0 and columns[-1] < width))
-    if not ordered or not torch.equal(torch.searchsorted(columns.long(), edges).int(), offsets):
-        raise _damaged("its salient columns are out of order")
-    salient = torch.zeros(width, dtype=torch.bool)
-    salient[columns.long()] = True
-    slots = 1 if number == 1 else tensors["row_scale"].shape[0]
-    if slots not in (1, 3, 4) or (slots == 1) != (number == 1):
+    salient = _unpack_bits(tensors["salient"], (width,))
+    count = int(salient.sum())
+    slots = tensors["row_scale"].shape[0]
+    if slots not in RESIDUALS[number]:
         raise _damaged(f"{slots} row scales per block")
-    split = max(0, slots - 2)
+    residuals = RESIDUALS[number][slots]
+    if count and not residuals:
+        raise _damaged("its salient columns have no scales")
     sizes = {
         "row_scale": (slots, blocks, rows),
         "row_mean": (slots, blocks, rows),
-        "column_scale": (2, width),
-        "second_row_scale": (split, blocks, rows),
-        "second_column_scale": (split, count),
+        "column_scale": (2 if "second_column_scale" in tensors else 1, width),
+        "second_row_scale": (residuals, blocks, rows),
+        "second_column_scale": (residuals, count),
+        "row_step": (rows,),
     }
-    scales = {name: _loaded(tensors, name, size) for name, size in sizes.items() if name in tensors}
-    unknown = set(tensors) - set(sizes) - {"codes", "salient_columns", "salient_offsets", "second"}
+    scales = {
+        name: _loaded(tensors, name, size, "row_step" in tensors and name in ("row_scale", "second_row_scale"))
+        for name, size in sizes.items()
+        if name in tensors
+    }
+    unknown = set(tensors) - set(sizes) - {"codes", "salient", "second"}
     if unknown:
         raise _damaged(f"{', '.join(sorted(unknown))} does not belong to it")
     return BinaryCodes(
@@ -207,6 +206,7 @@ def _unpack_binary(
         row_mean=scales.get("row_mean"),
         column_scale=scales.get("column_scale"),
         second_column_scale=scales.get("second_column_scale"),
+        row_step=scales.get("row_step"),
     )
 
 
@@ -272,17 +272,22 @@ def _number(planes: list[Tensor]) -> Tensor:
 
 
 def _stored(scale: Tensor) -> Tensor:
-    """float16 as int16. SabError for NaN or infinity, which must not reach a file."""
+    """float16 as int16, int8 as it is. SabError for NaN or infinity, which must not reach a file."""
+    if scale.dtype == torch.int8:
+        return scale.cpu().contiguous()
     if not bool(torch.isfinite(scale).all()):
         raise SabError("a scale is NaN or infinite: the fit has failed")
     return scale.cpu().contiguous().view(torch.int16)
 
 
-def _loaded(tensors: dict[str, Tensor], name: str, size: tuple[int, ...]) -> Tensor:
-    """int16 back to float16, checked."""
+def _loaded(tensors: dict[str, Tensor], name: str, size: tuple[int, ...], small: bool = False) -> Tensor:
+    """int16 back to float16, or int8 where it is `small`; checked."""
     values = tensors[name]
-    if values.dtype != torch.int16 or tuple(values.shape) != size:
-        raise _damaged(f"{name} is {values.dtype} {tuple(values.shape)} instead of int16 {size}")
+    expected = torch.int8 if small else torch.int16
+    if values.dtype != expected or tuple(values.shape) != size:
+        raise _damaged(f"{name} is {values.dtype} {tuple(values.shape)} instead of {expected} {size}")
+    if small:
+        return values.cpu()
     scale = values.cpu().contiguous().view(torch.float16)
     if not bool(torch.isfinite(scale).all()):
         raise _damaged(f"{name} holds NaN or infinity")

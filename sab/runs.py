@@ -55,7 +55,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sensitivity": ("input", "fisher"),
     "split": ("token", "corpus"),
     "compensation": ("exact", "lineage", "none"),
-    "search": ("published",),
+    "search": ("published", "budget"),
     "emphasis": ("constant", "ramp"),
     "keep": ("magnitude", "hessian"),
 }
@@ -72,7 +72,8 @@ WHOLE_NUMBERS = {
 class Recipe:
     """Everything a run depends on besides the machine. `model` None is the embedded one; `parts` are those of
     `sab.parts`, in forward order; `linears` None is every linear of the parts. `beta` holds for the decoder:
-    elsewhere there are vision tokens only. The other fields are described in METHOD.md and in
+    elsewhere there are vision tokens only. `refine`: epochs over which the scales of each decoder block are
+    refined together, None for what the method does by itself. The other fields are described in METHOD.md and in
     `compensate.FitSettings`.
     """
 
@@ -94,6 +95,13 @@ class Recipe:
     block_size: int = 128
     damping: float = 0.01
     keep: str = "magnitude"
+    bits: float | None = None
+    refine: int | None = None
+
+    @property
+    def refine_epochs(self) -> int:
+        """Epochs of refinement: as asked for, else the method's own."""
+        return (METHODS[self.method].refine or 0) if self.refine is None else self.refine
 
     def validate(self) -> None:
         """Raise SabError, in one sentence, for the first value that is unknown or out of range."""
@@ -118,6 +126,17 @@ class Recipe:
         named = isinstance(self.parts, tuple) and all(part in PARTS for part in self.parts)
         if not named or not self.parts or self.parts != in_forward_order(self.parts):
             raise SabError(f"parts is {self.parts!r}; choose from {', '.join(PARTS)}, in this order.")
+        if self.bits is not None and (not _is_number(self.bits) or not 1 <= self.bits <= 4):
+            raise SabError(f"bits is {self.bits!r}; give a number from 1 to 4.")
+        if (self.search == "budget") != (self.bits is not None):
+            raise SabError("A budget search takes bits, the stored bits a weight, and no other search does.")
+        if self.search == "budget" and self.method != "sab-h":
+            raise SabError(f"{self.method} has no budget search; choose sab-h.")
+        if self.refine is not None:
+            if type(self.refine) is not int or not 0 <= self.refine <= 100:
+                raise SabError(f"refine is {self.refine!r}; give a whole number of epochs from 0 to 100.")
+            if self.refine and METHODS[self.method].refine is None:
+                raise SabError(f"{self.method} has no binary scales to refine; leave refine out.")
         if self.linears is not None and (not self.linears or not all(isinstance(name, str) for name in self.linears)):
             raise SabError("linears must name at least one linear, or be left out for all of them.")
         if self.model is not None and not isinstance(self.model, str):
@@ -225,6 +244,8 @@ class Run:
             *([" + ".join(recipe.parts)] if recipe.parts != Recipe.parts else []),
             *([f"{recipe.compensation} compensation"] if recipe.compensation != Recipe.compensation else []),
             *([f"beta {recipe.beta:g}"] if recipe.beta is not None else []),
+            *([f"budget {recipe.bits:g} bits"] if recipe.bits is not None else []),
+            *([f"{recipe.refine} epochs of refinement"] if recipe.refine is not None else []),
         ]
         return METHODS[recipe.method].label + (f" ({', '.join(notes)})" if notes else "")
 

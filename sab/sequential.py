@@ -11,6 +11,10 @@ the calibration samples, one m×m product per distinct input and modality, and t
 there are only vision tokens: no map, Hessians of vision alone, and one pass through tower and projector per
 block.
 
+Methods that judge their rounds get a second Hessian, of one batch in eight, which the first then leaves out.
+Where the scales of a block are refined together (refine.py), a full-precision stream runs alongside (one pass more
+per block), and the reports of a block come when all of it is done.
+
 Every finished linear is on disk before its report is yielded. A continued run collects a half-done block on
 the block's original weights, as the uninterrupted one did, and so ends with the same codes.
 """
@@ -31,7 +35,7 @@ import torch
 from torch import Tensor
 
 from sab import calibration, runs
-from sab.binarizers import METHODS
+from sab.binarizers import METHODS, BinaryCodes
 from sab.calibration import Sample
 from sab.capture import (
     Batch,
@@ -44,11 +48,12 @@ from sab.capture import (
     rows_of,
     watching,
 )
-from sab.compensate import FitSettings, LinearFit, fit_linear
+from sab.compensate import FitSettings, LinearFit, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, combine, input_sensitivity
 from sab.models import LVLM, Inputs, fingerprint
 from sab.packing import count_bits
+from sab.refine import Refinement, is_held_out, refine_block
 from sab.runs import LinearReport, Recipe, Run
 from sab.significance import significance_map
 
@@ -58,6 +63,7 @@ Progress = Callable[[str, float], None]
 Maps = dict[str, tuple[Tensor, Tensor]]
 Groups = Sequence[tuple[Tensor, ...]]  # per batch: the positions of each group of tokens, bool [B, S]
 Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, one per group
+Refine = Callable[[dict[str, BinaryCodes]], Refinement]
 
 
 def quantize(
@@ -85,7 +91,7 @@ def quantize(
     run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
     if fingerprint(lvlm.model.config, lvlm.linears.items()) != lvlm.fingerprint:
         raise SabError("This model has been binarized before; load it afresh, or copy the full-precision one.")
-    finished = run.reports if run is not None else {}
+    finished = _finished(lvlm, run, names, together=recipe.refine_epochs > 0)
     yield from finished.values()
     if run is not None and run.finished:
         run.apply(lvlm)
@@ -112,9 +118,16 @@ def quantize(
                 return
         batches = capture(lvlm, chosen, recipe.split) if decoder else []  # the pictures have changed
     last = max((lvlm.info[name].block for name in decoder), default=-1)
+    epochs = recipe.refine_epochs
+    groups = _judged(batches) if METHODS[recipe.method].judged else _modalities(batches)
+    full = list(batches)  # what the full-precision model has at this place
     for index in range(last + 1):
         inside = [name for name in decoder if lvlm.info[name].block == index]
-        if not (yield from work.block(inside, partial(_moments, lvlm, index, batches))):
+        refine: Refine | None = None
+        if epochs:
+            full = _pass(lvlm, index, full, [])[1]  # before any weight of this block is replaced
+            refine = partial(refine_block, lvlm, index, batches, full, epochs=epochs, seed=recipe.seed)
+        if not (yield from work.block(inside, partial(_moments, lvlm, index, batches, groups), refine)):
             return
         if index < last:
             tell(f"block {index + 1}", work.clock.share)
@@ -139,25 +152,49 @@ class _Work:
     said: set[str] = field(default_factory=set)
 
     def block(
-        self, inside: list[str], collect: Callable[[list[str]], dict[str, Moments]]
+        self,
+        inside: list[str],
+        collect: Callable[[list[str]], dict[str, Moments]],
+        refine: Refine | None = None,
     ) -> Generator[LinearReport, None, bool]:
-        """Collect, fit and replace the linears `inside` one block; False where `stop` left some undone."""
+        """Collect, fit and replace the linears `inside` one block; False where `stop` left some undone.
+
+        With `refine` they are stored and reported when all of them are fitted and their scales refined.
+        """
         waiting = [name for name in inside if name not in self.finished]
         # kept aside until the block is fitted: a continued run must collect on the original weights too
         dense = {
             name: self.run.codes(name).dense() for name in inside if name in self.finished and self.run is not None
         }
         moments = collect(waiting) if waiting else {}
+        fits: dict[str, tuple[LinearFit, LinearReport]] = {}
         for name in waiting:
             if self.stop is not None and self.stop.is_set():
                 break
             self.tell(name, self.clock.share)
             fit, report = _fit(self.lvlm, self.recipe, name, moments[name], self.found.get(name), self.clock)
             self._say_what_is_unusual(report)
+            if refine is not None:
+                fits[name] = fit, report
+                continue
             if self.run is not None:
                 runs.store_linear(self.run, report, fit.codes)
             dense[name] = fit.weight
             yield report
+        if fits and len(fits) == len(waiting) and refine is not None:
+            self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
+            codes = {name: fit.codes for name, (fit, _) in fits.items() if isinstance(fit.codes, BinaryCodes)}
+            refined = refine(codes).codes
+            for name, (_, report) in fits.items():
+                dense[name] = refined[name].dense()
+                hessian = _compensation_hessian(self.recipe, moments[name], self.found.get(name))
+                weight = self.lvlm.linears[name].weight.detach().float()
+                energy = quadratic(weight, hessian)
+                if energy > 0:
+                    report = replace(report, relative_loss=quadratic(weight - dense[name], hessian) / energy)
+                if self.run is not None:
+                    runs.store_linear(self.run, report, refined[name])
+                yield report
         for name, weight in dense.items():
             runs.put_weight(self.lvlm, name, weight)
         if len(dense) < len(inside) and self.run is not None:
@@ -352,8 +389,31 @@ def _pass(
     return moments, behind
 
 
-def _moments(lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str]) -> dict[str, Moments]:
-    return _pass(lvlm, index, batches, names)[0]
+def _moments(
+    lvlm: LVLM, index: int, batches: Sequence[Batch], groups: Groups, names: Sequence[str]
+) -> dict[str, Moments]:
+    return _pass(lvlm, index, batches, names, groups)[0]
+
+
+def _judged(batches: Sequence[Batch]) -> Groups:
+    """Language and vision of the batches that are fitted to, then of those held out."""
+    groups = []
+    for position, batch in enumerate(batches):
+        here, none = (batch.language, batch.vision), (torch.zeros_like(batch.language),) * 2
+        groups.append(none + here if is_held_out(position) else here + none)
+    return groups
+
+
+def _finished(lvlm: LVLM, run: Run | None, names: Sequence[str], together: bool) -> dict[str, LinearReport]:
+    """Reports of the linears that need not be fitted again; `together`: only those of whole blocks."""
+    if run is None:
+        return {}
+    done = run.reports
+    if not together:
+        return done
+    place = {name: (lvlm.info[name].part, lvlm.info[name].block) for name in names}
+    broken = {place[name] for name in names if name not in done}
+    return {name: report for name, report in done.items() if place[name] not in broken}
 
 
 def _tower_pass(lvlm: LVLM, pictures: Sequence[Inputs], names: Sequence[str]) -> dict[str, Moments]:
@@ -391,6 +451,13 @@ def _check(moments: Mapping[str, Moments], names: Sequence[str]) -> None:
             raise SabError(f"{name}: its calibration activations hold NaN or infinity, or are too large to square.")
 
 
+def _compensation_hessian(recipe: Recipe, moments: Moments, sensitivity: tuple[Tensor, Tensor] | None) -> Tensor:
+    """H [m, m] of a language and a vision accumulator, mixed by the recipe's beta in the decoder."""
+    language, vision = moments[:2]
+    beta = recipe.beta if sensitivity is not None else None
+    return combine(language.hessian, vision.hessian, language.tokens, vision.tokens, beta)
+
+
 def _fit(
     lvlm: LVLM,
     recipe: Recipe,
@@ -403,9 +470,8 @@ def _fit(
     the decoder, there is vision alone: no map, and no language to mix in whatever the recipe's beta."""
     weight = lvlm.linears[name].weight.detach().float()
     info = lvlm.info[name]
-    language, vision = moments
-    beta = recipe.beta if sensitivity is not None else None
-    hessian = combine(language.hessian, vision.hessian, language.tokens, vision.tokens, beta)
+    language, vision, *held_out = moments
+    hessian = _compensation_hessian(recipe, moments, sensitivity)
     inputs = torch.ones(weight.shape[1], device=weight.device)
     try:
         significance = significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds)
@@ -420,8 +486,12 @@ def _fit(
         emphasis=recipe.emphasis,
         compensation=recipe.compensation,
         keep=recipe.keep,
+        bits=recipe.bits,
     )
-    fit = fit_linear(weight, hessian, recipe.method, settings, significance, name)
+    unseen = _compensation_hessian(recipe, tuple(held_out), sensitivity) if held_out else None
+    if unseen is not None and not bool(unseen.any()):
+        unseen = None  # too few samples to hold any out
+    fit = fit_linear(weight, hessian, recipe.method, settings, significance, name, unseen)
     bits = count_bits(fit.codes)
     clock.count(name)
     return fit, LinearReport(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sab.binarizers import METHODS, BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
+from sab.binarizers.sab_h import COLUMN_SCALE_ROWS
 from sab.compensate import FitSettings, fit_linear
 from sab.errors import SabError
 from sab.packing import count_bits, pack, unpack
@@ -69,14 +70,10 @@ def test_bits_lie_where_the_layout_says() -> None:
             signs, groups = (int(value) for value in tensors["codes"][row, column // 8])
             assert bool(signs >> column % 8 & 1) == bool(codes.first[row, column])
             assert bool(groups >> column % 8 & 1) == bool(codes.group[row, column])
-    columns = tensors["salient_columns"].tolist()
-    assert columns == codes.salient.nonzero()[:, 0].tolist()
-    offsets = tensors["salient_offsets"].tolist()
-    for block in range(3):
-        inside = columns[offsets[block] : offsets[block + 1]]
-        assert inside == [column for column in columns if column // 8 == block]
+    for column in range(20):
+        assert bool(int(tensors["salient"][column // 8]) >> column % 8 & 1) == bool(codes.salient[column])
     for row in range(3):
-        for place in range(len(columns)):
+        for place in range(int(codes.salient.sum())):
             byte = int(tensors["second"][row, place // 8])
             assert bool(byte >> place % 8 & 1) == bool(codes.second[row, place])
     assert metadata["format_version"] == 1
@@ -137,11 +134,14 @@ def made_up(method: str, rows: int, width: int, columns: int) -> LinearCodes:
             kept_scale=row.half(),
             kept_zero=row.to(torch.uint8),
         )
-    slots = {"xnor": 1, "arb-rc-cgb": 4, "sab": 4}.get(method, 3)
+    slots = {"xnor": 1, "arb-rc-cgb": 4, "sab": 4, "sab-h": 4}.get(method, 3)
     if slots == 1:
         columns = 0
     mean, scaled = method in ("xnor", "billm", "arb", "arb-x"), method in ("arb-rc", "arb-rc-cgb", "sab")
     rows_of = torch.ones(slots, blocks, rows).half()
+    column_scale = torch.ones(2, width).half() if scaled else None
+    if method == "sab-h" and rows >= COLUMN_SCALE_ROWS:
+        column_scale = torch.ones(1, width).half()
     return BinaryCodes(
         method=method,
         shape=(rows, width),
@@ -153,7 +153,7 @@ def made_up(method: str, rows: int, width: int, columns: int) -> LinearCodes:
         row_scale=rows_of,
         second_row_scale=rows_of[2:],
         row_mean=rows_of if mean else None,
-        column_scale=torch.ones(2, width).half() if scaled else None,
+        column_scale=column_scale,
         second_column_scale=torch.ones(max(0, slots - 2), columns).half() if scaled else None,
     )
 
@@ -163,7 +163,7 @@ def test_made_up_codes_have_the_format_of_the_method(method: str) -> None:
     real, fake = pack(codes_of(method, 4, 128, block_size=128))[0], pack(made_up(method, 4, 128, 7))[0]
     assert real.keys() == fake.keys()
     for name in real:
-        if name not in ("salient_columns", "second", "second_column_scale"):
+        if name not in ("second", "second_column_scale"):
             assert real[name].shape == fake[name].shape, name
 
 
@@ -178,6 +178,7 @@ def test_made_up_codes_have_the_format_of_the_method(method: str) -> None:
         ("arb-rc", 1.07, 2.58),
         ("arb-rc-cgb", 1.07, 2.83),
         ("sab", 1.07, 2.83),
+        ("sab-h", 1.07, 2.824),
         ("gptq2", 2.0, 2.14),
         ("gptq3", 3.0, 3.15),
         ("gptq4", 4.0, 4.16),
@@ -216,7 +217,7 @@ def test_damage_is_refused(method: str) -> None:
         unpack(flipped(tensors, "codes", last_bit), metadata)
     ragged = {"gptq3": "zero", "xnor": None}.get(method, "second")
     if ragged:  # 9 bits of zeros, or c bits of residual signs
-        assert method == "gptq3" or len(tensors["salient_columns"]) % 8
+        assert method == "gptq3" or int(unpack(tensors, metadata).second.shape[1]) % 8
         with pytest.raises(SabError, match="padding"):
             unpack(flipped(tensors, ragged, last_bit), metadata)
     scale = "scale" if method == "gptq3" else "row_scale"
@@ -299,16 +300,33 @@ def test_wrong_metadata_is_refused(changes: dict[str, Any]) -> None:
             unpack(tensors, {key: value for key, value in metadata.items() if key != name})
 
 
-def test_salient_columns_out_of_order_are_refused() -> None:
+def test_salient_columns_that_do_not_fit_the_residual_signs_are_refused() -> None:
     tensors, metadata = pack(codes_of("sab", 3, 40))
-    first, second = tensors["salient_columns"][:2].tolist()
-    assert first // 8 == second // 8  # so that naming one twice leaves the offsets right
-    changes: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda values: values.flip(0),
-        lambda values: values + 1,
-        lambda values: values - 50,
-        lambda values: torch.cat([values[:1], values[:1], values[2:]]),
+    with pytest.raises(SabError, match="damaged"):
+        unpack(flipped(tensors, "salient", torch.zeros_like), metadata)
+    with pytest.raises(SabError, match="padding"):
+        unpack(pack(codes_of("sab", 3, 20))[0] | {"salient": torch.full((3,), 255, dtype=torch.uint8)}, metadata_of(20))
+
+
+def metadata_of(width: int) -> dict[str, Any]:
+    return pack(codes_of("sab", 3, width))[1]
+
+
+@pytest.mark.parametrize("bits", [1.2, 1.6, 2.4, 3.2])
+def test_codes_of_a_budget_survive_packing_and_keep_to_it(bits: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(64, 256, generator=generator)
+    inputs = torch.randn(1024, 256, generator=generator)
+    fit = fit_linear(
+        weight, inputs.T @ inputs, "sab-h", FitSettings(search="budget", bits=bits, block_size=128, iterations=1)
     )
-    for change in changes:
-        with pytest.raises(SabError, match="out of order"):
-            unpack(flipped(tensors, "salient_columns", change), metadata)
+    tensors, metadata = pack(fit.codes)
+    assert metadata["scale_type"] == "int8"
+    assert tensors["row_scale"].dtype == torch.int8
+    assert_same(fit.codes, unpack(tensors, json.loads(json.dumps(metadata))))
+    smallest = 1 + 8 / 128 + 16 / 256 + 1 / 64  # one plane, one int8 scale per row and block, a step, the index
+    assert count_bits(fit.codes).all_in <= max(bits, smallest)
+    assert count_bits(fit.codes).all_in > bits - 0.3
+    for name in ("row_scale", "row_step"):
+        with pytest.raises(SabError, match="damaged"):
+            unpack({key: values for key, values in tensors.items() if key != name}, metadata)

@@ -6,12 +6,11 @@ Each is a file of plain functions; METHODS says what the driver, the tables and 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from torch import Tensor
-
-from sab.binarizers import arb, arb_rc, arb_rc_cgb, arb_x, billm, gptq, pb_llm, rtn, sab, xnor
+from sab.binarizers import arb, arb_rc, arb_rc_cgb, arb_x, billm, gptq, pb_llm, rtn, sab, sab_h, xnor
 from sab.binarizers.block import BlockContext
-from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, KeptCodes, KeptPlan, LinearCodes, Round
+from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, KeptCodes, LinearCodes, Round
 from sab.errors import SabError
 
 __all__ = [
@@ -40,9 +39,11 @@ class Method:
     """`fit(weight, mask, order, *, significance=None, iterations=15)`: one group [n, k]; `significance` is Λ
     [n, k]. `fit_block(weight, context)`: one block. `trace(weight, *, significance=None, order=1,
     iterations=15)`: the rounds of an alternating fit. `fit` and `trace` raise SabError where a method has
-    none. `plan(weight, inverse_factor, keep)`: what the method fixes over the whole linear before the first
+    none. `plan(weight, inverse_factor, **settings)`: what the method fixes over the whole linear before the first
     block, handed on as `context.plan`; None for most. `bits`: bits per code plane; `feedback`: errors are
-    carried inside the block, column by column; `compensated`: errors are carried into later blocks.
+    carried inside the block, column by column; `compensated`: errors are carried into later blocks; `judged`:
+    rounds are kept by their loss on held-out samples; `refine`: epochs over which the scales of a block are
+    refined together unless the recipe says otherwise, None where there are no such scales.
     """
 
     label: str
@@ -50,11 +51,13 @@ class Method:
     fit_block: Callable[..., LinearCodes]
     fit: Callable[..., GroupCodes] = _no_fit
     trace: Callable[..., list[Round]] = _no_trace
-    plan: Callable[[Tensor, Tensor, str], KeptPlan] | None = None
+    plan: Callable[..., Any] | None = None
     bits: int = 1
     uses_significance: bool = False
     feedback: bool = False
     compensated: bool = True
+    judged: bool = False
+    refine: int | None = 0
 
 
 METHODS: dict[str, Method] = {
@@ -70,6 +73,7 @@ METHODS: dict[str, Method] = {
         fit_block=pb_llm.fit_block,
         plan=pb_llm.plan,
         feedback=True,
+        refine=None,
     ),
     "billm": Method(
         label="BiLLM",
@@ -111,6 +115,15 @@ METHODS: dict[str, Method] = {
         trace=sab.trace,
         uses_significance=True,
     ),
+    "sab-h": Method(
+        label="SAB-H",
+        description="SAB's format fitted to the inputs: nearest levels column by column, scales by least squares.",
+        fit_block=sab_h.fit_block,
+        plan=sab_h.plan,
+        feedback=True,
+        judged=True,
+        refine=4,
+    ),
     **{
         f"rtn{bits}": Method(
             label=f"RTN {bits}-bit",
@@ -118,6 +131,7 @@ METHODS: dict[str, Method] = {
             fit_block=partial(rtn.fit_block, f"rtn{bits}", bits=bits),
             bits=bits,
             compensated=False,
+            refine=None,
         )
         for bits in (2, 3, 4)
     },
@@ -128,6 +142,7 @@ METHODS: dict[str, Method] = {
             fit_block=partial(gptq.fit_block, f"gptq{bits}", bits=bits),
             bits=bits,
             feedback=True,
+            refine=None,
         )
         for bits in (2, 3, 4)
     },

@@ -6,11 +6,12 @@ whether the salient columns are split as well (the column-group bitmap).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sab.binarizers.codes import BinaryCodes, GroupCodes, KeptPlan
+from sab.binarizers.codes import BinaryCodes, GroupCodes
 from sab.structure import search_published
 
 GroupFit = Callable[[Tensor, Tensor, int, Tensor | None], GroupCodes]
@@ -22,7 +23,9 @@ class BlockContext:
 
     `inverse_factor` U_bb [k, k]; `gram` S = mean x x^T of the block's inputs [k, k]; `weighting` Λ [n, k]
     or None for 1; then the search settings (see FitSettings); `plan`: the block's part of what the method
-    fixed over the whole linear, if it does so.
+    fixed over the whole linear (KeptPlan of pb-llm, Layout of sab-h), or None; `judge`: the loss of the whole
+    linear, but for a constant, with an error E [n, k] in this block, after compensation, on inputs the fit has
+    not seen. None: on those it has, tr(E G Eᵀ).
     """
 
     inverse_factor: Tensor
@@ -32,7 +35,8 @@ class BlockContext:
     iterations: int = 15
     max_salient: int = 49
     emphasis: str = "constant"
-    plan: KeptPlan | None = None
+    plan: Any = None
+    judge: Callable[[Tensor], float] | None = None
 
 
 def fit_structured(

@@ -50,10 +50,13 @@ class BinaryCodes:
 
     `first` bool [n, m]: signs of order 1; `second` bool [n, c]: residual signs of the c salient columns;
     `salient` bool [m]; `group` bool [n, m] or None: above the break-point.
-    A weight's slot is its group bit, plus 2 on salient columns:
-    `row_scale` f16 [slots, blocks, n] with 1 slot (no groups), 3 (salient columns not split) or 4;
-    `row_mean` f16 [slots, blocks, n] or None; `column_scale` f16 [2, m] by group bit, or None;
-    `second_row_scale` f16 [slots - 2, blocks, n]; `second_column_scale` f16 [slots - 2, c] or None.
+    A weight's slot is its group bit (0 without groups), plus the number of groups on salient columns:
+    `row_scale` f16 [slots, blocks, n] with, without groups, 1 slot or 2 (salient columns), and with them 3
+    (salient columns not split) or 4; `row_mean` f16 [slots, blocks, n] or None;
+    `second_row_scale` f16 [residuals, blocks, n], one for each slot of salient columns: slots less the groups;
+    `column_scale` f16 [2, m] by group bit with `second_column_scale` f16 [residuals, c]; or f16 [1, m] alone,
+    which then multiplies all of a column; or None.
+    `row_step` f16 [n] or None: where given, row_scale and second_row_scale are int8 multiples of it.
     """
 
     method: str
@@ -68,11 +71,17 @@ class BinaryCodes:
     row_mean: Tensor | None = None
     column_scale: Tensor | None = None
     second_column_scale: Tensor | None = None
+    row_step: Tensor | None = None
 
     @property
     def salient_fraction(self) -> float:
         """c / m."""
         return self.second.shape[1] / self.shape[1]
+
+    @property
+    def groups(self) -> int:
+        """1, or 2 with the group bitmap."""
+        return 1 if self.group is None else 2
 
     def signs(self) -> Tensor:
         """Signs of order 1, int8 [n, m], -1 or +1."""
@@ -80,36 +89,42 @@ class BinaryCodes:
 
     def slots(self) -> Tensor:
         """Slot of each weight, uint8 [n, m] (see the class)."""
-        if self.group is None:
-            return torch.zeros_like(self.first, dtype=torch.uint8)
-        return self.group.to(torch.uint8) + 2 * self.salient.to(torch.uint8)
+        group = torch.zeros_like(self.first) if self.group is None else self.group
+        return group.to(torch.uint8) + self.groups * self.salient.to(torch.uint8)
 
     def dense(self) -> Tensor:
-        """`[n, m]` float32."""
+        """`[n, m]` float32. Differentiable in the scales where they are floats that ask for gradients."""
         slot = self.slots()
-        scale = self._per_weight(self.row_scale, slot)
-        if self.column_scale is not None and self.group is not None:
+        scale = self._per_weight(self.row_scales()[0], slot)
+        if self.column_scale is not None and len(self.column_scale) == 2 and self.group is not None:
             low, high = self.column_scale.float()
             scale = scale * torch.where(self.group, high, low)
         total = as_float(self.first) * scale
         if self.second.shape[1]:
             total[:, self.salient] += self._second_term()
+        if self.column_scale is not None and len(self.column_scale) == 1:
+            total = total * self.column_scale.float()
         if self.row_mean is not None:
-            total += self._per_weight(self.row_mean, slot)
+            total += self._per_weight(self.row_mean.float(), slot)
         return total
+
+    def row_scales(self) -> tuple[Tensor, Tensor]:
+        """Row scales [slots, blocks, n] and second row scales [residuals, blocks, n], float32."""
+        step = 1.0 if self.row_step is None else self.row_step.float()
+        return self.row_scale.float() * step, self.second_row_scale.float() * step
 
     def _per_weight(self, values: Tensor, slot: Tensor) -> Tensor:
         """Row parameters [slots, blocks, n] spread over the weights, [n, m] float32."""
         spread = torch.zeros(self.shape, dtype=torch.float32, device=slot.device)
-        for number, per_block in enumerate(values.float()):
+        for number, per_block in enumerate(values):
             wide = per_block.T.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
             spread = torch.where(slot == number, wide, spread)
         return spread
 
     def _second_term(self) -> Tensor:
-        """Residual term of the salient columns, [n, c] float32."""
+        """Residual term of the salient columns, [n, c] float32, without the scale of a whole column."""
         columns = self.salient.nonzero()[:, 0]
-        rows = self.second_row_scale.float()[:, columns // self.block_size].transpose(1, 2)  # [s, n, c]
+        rows = self.row_scales()[1][:, columns // self.block_size].transpose(1, 2)  # [s, n, c]
         scale = rows
         if self.second_column_scale is not None:
             scale = scale * self.second_column_scale.float()[:, None, :]
@@ -261,6 +276,7 @@ def join(blocks: Sequence[LinearCodes]) -> LinearCodes:
         row_mean=_cat([block.row_mean for block in binary], 1),
         column_scale=_cat([block.column_scale for block in binary], 1),
         second_column_scale=_cat([block.second_column_scale for block in binary], 1),
+        row_step=head.row_step,  # holds for the whole width
     )
 
 

@@ -22,7 +22,7 @@ KEPT_SHARE = 0.10
 KEEP = ("magnitude", "hessian")
 
 
-def plan(weight: Tensor, inverse_factor: Tensor, keep: str = "magnitude") -> KeptPlan:
+def plan(weight: Tensor, inverse_factor: Tensor, *, keep: str = "magnitude", **_: object) -> KeptPlan:
     """What is fixed beforehand for `weight` [n, m], with U [m, m]; `keep` is the measure by which weights stay.
 
     Of weights that tie at the threshold none is kept.
