@@ -143,7 +143,12 @@ def _parser() -> Parser:
     controls.add_argument("--seeds", type=int, default=3, help="calibration seeds to compare, from --seed on")
     controls.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
 
-    causal = commands.add_parser("causal", help="zero weights of each label and see which answers fall")
+    causal = commands.add_parser(
+        "causal",
+        help="zero weights of each label and see which answers fall",
+        description="Zero equally many and equally large weights of each label and see which answers fall. "
+        "Text-only questions are added to the --limit of the suite until they are half of all.",
+    )
     causal.set_defaults(run=_causal)
     _add_model(causal, "folder or Hugging Face id; the embedded model when left out")
     _add_maps(causal)
@@ -324,6 +329,18 @@ def _questions(options: argparse.Namespace) -> Sequence[Question]:
     return questions("final" if options.suite == "demo" else options.suite, options.limit)
 
 
+def _balanced(options: argparse.Namespace) -> Sequence[Question]:
+    """The questions of `_questions`, and text-only ones of the same suite until they are half of all."""
+    from sab.demo.suite import CATEGORIES, Question, scene_questions
+
+    asked = list(_questions(options))
+    missing = sum(1 if question.picture is not None else -1 for question in asked)
+    suite = "final" if options.suite == "demo" else options.suite
+    # another seed, so that no question is asked twice; the categories take turns there
+    others = scene_questions(suite, max(0, missing) * len(CATEGORIES), seed=1)
+    return [*asked, *(Question(None, **asdict(ask)) for scene, ask in others if scene is None)]
+
+
 def _assess(
     lvlm: LVLM, full: LVLM | None, asked: Sequence[Question], options: argparse.Namespace, progress: Progress
 ) -> tuple[dict[str, Any], Evaluation]:
@@ -487,7 +504,7 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
         raise SabError("--share takes percents, comma-separated, such as 0.25,0.5,1.") from error
     if options.random_draws < 1:
         raise SabError("--random-draws must be at least 1.")
-    asked = _questions(options)
+    asked = _balanced(options)
     lvlm = models.load(options.model, options.device, options.dtype)
     progress = Progress()
     samples = calibration.embedded(recipe.samples, recipe.seed)

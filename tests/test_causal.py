@@ -245,7 +245,8 @@ def test_the_command_prints_and_writes_the_figures(capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     result = json.loads(out.splitlines()[-1])
     assert result == json.loads(path.read_text())
-    assert (result["sensitivity"], result["questions"], result["left_out"]) == ("fisher", 8, [0.4])
+    assert (result["sensitivity"], result["questions"], result["left_out"]) == ("fisher", 14, [0.4])
+    assert result["full"]["counts"][causal.PICTURE] == result["full"]["counts"][causal.TEXT] == 7
     assert [row["label"] for row in result["knockouts"]] == [*LABELS, "random"]
     assert {row["count"] for row in result["knockouts"]} == {result["knockouts"][0]["count"]}
     assert "vision-only against language-only" in err
