@@ -33,7 +33,7 @@ from tests import oracles
 GROUPED = ("xnor", "billm", "arb", "arb-rc", "arb-rc-cgb", "sab")
 ALTERNATING = ("arb", "arb-rc", "arb-rc-cgb", "sab")
 INTEGER = ("rtn2", "rtn3", "rtn4", "gptq2", "gptq3", "gptq4")
-WHOLE_BLOCK = ("pb-llm", "arb-x")  # one bit a weight, and no fit of a single group
+WHOLE_BLOCK = ("pb-llm", "arb-x", "sab-h")  # one bit a weight, and no fit of a single group
 ALL = (*GROUPED, *INTEGER, *WHOLE_BLOCK)
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 12), st.integers(0, 9999))
 
@@ -62,7 +62,7 @@ def test_the_table_of_methods_is_complete() -> None:
         assert method.description.endswith(".")
         assert method.uses_significance == (name == "sab")
         assert method.bits == (int(name[-1]) if name in INTEGER else 1)
-        assert method.feedback == name.startswith(("gptq", "pb-llm"))
+        assert method.feedback == name.startswith(("gptq", "pb-llm", "sab-h"))
         assert method.compensated != name.startswith("rtn")
         if name not in GROUPED:
             with pytest.raises(SabError):
@@ -489,7 +489,7 @@ def test_rtn_is_its_loop(shape: tuple[int, int, int], bits: int) -> None:
 def test_pb_llm_is_its_loop(shape: tuple[int, int, int], keep: str) -> None:
     weight, _, _ = group_case(*shape)
     around = context(shape[1], shape[2])
-    plan = pb_llm.plan(weight, around.inverse_factor, keep)
+    plan = pb_llm.plan(weight, around.inverse_factor, keep=keep)
     codes = pb_llm.fit_block(weight, dataclasses.replace(around, plan=plan))
     kept, wanted = oracles.pb_llm(
         weight.double().numpy(), around.inverse_factor.double().numpy(), pb_llm.KEPT_SHARE, keep == "hessian"
@@ -504,7 +504,7 @@ def test_pb_llm_is_its_loop(shape: tuple[int, int, int], keep: str) -> None:
 def test_pb_llm_keeps_a_tenth_and_the_measure_matters() -> None:
     weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
     factor = context(50, inverse_factor=torch.diag(0.1 + torch.arange(50.0))).inverse_factor
-    largest, most_costly = (pb_llm.plan(weight, factor, keep).kept for keep in pb_llm.KEEP)
+    largest, most_costly = (pb_llm.plan(weight, factor, keep=keep).kept for keep in pb_llm.KEEP)
     assert int(largest.sum()) == int(most_costly.sum()) == 200
     assert weight.abs()[largest].min() > weight.abs()[~largest].max()
     cost = weight.square() / factor.diagonal().square()
@@ -526,6 +526,9 @@ def test_pb_llm_counts_the_zeros_of_kept_places() -> None:
     assert dense[3].item() == pytest.approx(mean + scale, abs=2e-3)
     assert dense[0].item() == pytest.approx(mean - scale, abs=2e-3)
     assert codes.signs()[0].tolist() == [-1, -1, -1, 1, -1, -1, -1, -1, -1, 1]
+    nothing = dataclasses.replace(codes, levels=codes.kept * codes.kept_zero[:, None])
+    assert nothing.dense()[0, 9] == 0
+    assert nothing.signs()[0, 9] == 1  # the sign of 0, as everywhere
 
 
 def test_pb_llm_over_blocks_is_one_walk_under_one_plan() -> None:
@@ -605,6 +608,35 @@ def test_stored_arb_x_is_never_worse_than_arb_in_the_metric_of_the_inputs(rows: 
     rests = [(weight - codes.dense()).double() for codes in (one, two)]
     losses = [(rest @ around.gram.double() * rest).sum(1) for rest in rests]
     assert (losses[1] <= losses[0] * (1 + 1e-5) + 1e-9).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 999))
+@example(64, 40, 0)
+def test_arb_x_keeps_what_rounding_would_make_worse(rows: int, width: int, seed: int) -> None:
+    """Where ARB is at its best already, the stored precision decides: never for the worse."""
+    weight, _, _ = group_case(rows, width, seed)
+    around = context(width, seed)
+    losses = []
+    for method in ("arb", "arb-x"):
+        codes = METHODS[method].fit_block(weight, around)
+        assert isinstance(codes, BinaryCodes)
+        assert codes.row_mean is not None
+        parameters = torch.cat([codes.row_mean, codes.row_scale, codes.second_row_scale])[:, 0].T.double()
+        losses.append(arb_x.loss(*arb_x.normal_equations(weight, codes, around.gram), parameters))
+    assert (losses[1] <= losses[0]).all()
+
+
+def test_arb_x_survives_a_metric_that_is_not_positive() -> None:
+    weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
+    start = arb.fit_block(weight, context(24))
+    assert start.row_mean is not None
+    parameters = torch.cat([start.row_mean, start.row_scale, start.second_row_scale])[:, 0].T.double()
+    normal, target = arb_x.normal_equations(weight, start, torch.eye(24) - 0.1)
+    assert torch.linalg.eigvalsh(normal[:, :3, :3]).min() < -0.1
+    losses = [arb_x.loss(normal, target, state) for state in arb_x.rounds(normal, target, parameters, 3, 15)]
+    for before, after in itertools.pairwise(losses):
+        assert (after <= before + 1e-9).all()
 
 
 def test_arb_x_gains_where_inputs_are_correlated() -> None:

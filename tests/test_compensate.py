@@ -10,15 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sab.binarizers import METHODS, BlockContext, IntegerCodes, LinearCodes
+from sab.binarizers import METHODS, BlockContext, IntegerCodes, KeptCodes, LinearCodes
+from sab.binarizers.pb_llm import KEEP, KEPT_SHARE
 from sab.compensate import FitSettings, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, dampen, input_sensitivity, inverse_factor
-from sab.significance import SignificanceMap, significance_map
+from sab.packing import pack
+from sab.significance import SignificanceMap, integrate, significance_map
 from tests import oracles
 
 SMALL = FitSettings(block_size=8)
 ALL = tuple(METHODS)
+ROW_BY_ROW = tuple(name for name in ALL if name.startswith(("xnor", "rtn", "gptq", "pb-llm")))
+# one row, one column, less than a block, just a block, a little more, several
+ODD = st.tuples(st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 7, 8, 9, 20]), st.integers(0, 999))
 
 
 def case(rows: int, width: int, seed: int = 0, tokens: int = 400) -> tuple[Tensor, Tensor, SignificanceMap]:
@@ -319,3 +324,195 @@ def test_bad_input_is_refused_by_name() -> None:
             fit_linear(bad_weight, bad_hessian, method, name="layer.q")
     with pytest.raises(SabError, match=r"layer\.q: the significance map"):
         fit_linear(weight[:2], hessian, "sab", significance=found, name="layer.q")
+
+
+# --- METHOD 10 on odd shapes
+
+
+@settings(deadline=None, max_examples=30)
+@given(ODD)
+def test_neutral_and_scaled_maps(shape: tuple[int, int, int]) -> None:
+    weight, hessian, found = case(*shape)
+    neutral = dataclasses.replace(found, weighting=integrate(found.sparsity, 0.5))
+    control = fit_linear(weight, hessian, "arb-rc-cgb", SMALL).weight
+    assert torch.equal(fit_linear(weight, hessian, "sab", SMALL, neutral).weight, control)
+    scaled = dataclasses.replace(found, weighting=found.weighting / 16)
+    one, two = (fit_linear(weight, hessian, "sab", SMALL, each).weight for each in (found, scaled))
+    assert torch.equal(one, two)
+
+
+@settings(deadline=None, max_examples=20)
+@given(ODD)
+def test_arb_without_rounds_is_billm_over_a_whole_linear(shape: tuple[int, int, int]) -> None:
+    weight, hessian, _ = case(*shape)
+    none = dataclasses.replace(SMALL, iterations=0)
+    assert torch.equal(
+        fit_linear(weight, hessian, "arb", none).weight, fit_linear(weight, hessian, "billm", none).weight
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(ODD, st.sampled_from(ALL))
+def test_a_weight_twice_as_large_gives_a_result_twice_as_large(shape: tuple[int, int, int], method: str) -> None:
+    weight, hessian, found = case(*shape)
+    one, again, two = (fit_linear(size * weight, hessian, method, SMALL, found).weight for size in (1, 1, 2))
+    assert torch.equal(one, again)  # bit for bit
+    torch.testing.assert_close(two, 2 * one, rtol=0, atol=1e-5)  # but for scales too small for float16
+
+
+@settings(deadline=None, max_examples=40)
+@given(ODD, st.sampled_from(ROW_BY_ROW))
+def test_rows_may_come_in_any_order(shape: tuple[int, int, int], method: str) -> None:
+    weight, hessian, _ = case(*shape)
+    one = fit_linear(weight, hessian, method, SMALL).weight
+    two = fit_linear(weight.flip(0), hessian, method, SMALL).weight
+    assert (one.flip(0) - two).abs().lt(1e-3).float().mean() > 0.95  # a value at a bound may fall either way
+
+
+@settings(deadline=None, max_examples=40)
+@given(ODD, st.sampled_from(ALL))
+def test_a_diagonal_hessian_leaves_nothing_to_compensate(shape: tuple[int, int, int], method: str) -> None:
+    weight, hessian, found = case(*shape)
+    diagonal = torch.diag(hessian.diagonal())
+    none, lineage, exact = (
+        fit_linear(weight, diagonal, method, dataclasses.replace(SMALL, compensation=form), found).weight
+        for form in ("none", "lineage", "exact")
+    )
+    assert torch.equal(none, lineage)
+    assert torch.equal(none, exact)
+
+
+@settings(deadline=None, max_examples=30)
+@given(ODD)
+def test_exact_compensation_is_the_argmin_on_odd_shapes(shape: tuple[int, int, int]) -> None:
+    weight, hessian, _ = case(*shape)
+    damped = dampen(hessian).hessian.double()
+    with pytest.MonkeyPatch.context() as patched:
+        seen = spied(patched, "xnor")
+        fit_linear(weight, hessian, "xnor", SMALL)
+    changed = weight.double()
+    for index, (entered, codes) in enumerate(seen[:-1]):
+        error = (entered - codes.dense()).double().numpy()
+        rest = damped[8 * index :, 8 * index :].numpy()
+        changed = changed[:, 8:] + torch.from_numpy(oracles.best_later_columns(error, rest))
+        following = seen[index + 1][0].double()
+        torch.testing.assert_close(following, changed[:, : following.shape[1]], rtol=1e-3, atol=3e-3)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_groups_may_be_empty(method: str) -> None:
+    """Weights of one magnitude all lie on one side of any break-point."""
+    weight = torch.where(torch.rand(6, 20, generator=torch.Generator().manual_seed(0)) < 0.5, -0.5, 0.5)
+    neutral = significance_map(weight, torch.ones(20), torch.ones(20))
+    fitted = fit_linear(weight, torch.eye(20), method, SMALL, neutral)
+    assert torch.isfinite(fitted.weight).all()
+    if METHODS[method].uses_significance or method.startswith("arb-rc"):
+        assert torch.equal(fitted.weight.sign(), weight.sign())
+        assert fitted.relative_loss < 1e-5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_feedback_beats_rounding_on_correlated_inputs(seed: int) -> None:
+    weight, hessian, _ = case(24, 40, seed, tokens=2000)
+    loss = {name: fit_linear(weight, hessian, name, SMALL).relative_loss for name in ("rtn4", "gptq4")}
+    assert loss["gptq4"] <= loss["rtn4"]
+
+
+@pytest.mark.parametrize("keep", KEEP)
+def test_pb_llm_over_blocks_is_pb_llm_over_columns(keep: str) -> None:
+    weight, hessian, _ = case(6, 28)
+    found = fit_linear(weight, hessian, "pb-llm", dataclasses.replace(SMALL, keep=keep))
+    factor = inverse_factor(dampen(hessian)).double().numpy()
+    kept, wanted = oracles.pb_llm(weight.double().numpy(), factor, KEPT_SHARE, keep == "hessian")
+    assert isinstance(found.codes, KeptCodes)
+    assert np.array_equal(found.codes.kept.numpy(), kept)
+    assert (np.abs(found.weight.double().numpy() - wanted) < 2e-3).mean() > 0.97
+    with pytest.raises(SabError, match="keep"):
+        fit_linear(weight, hessian, "pb-llm", dataclasses.replace(SMALL, keep="both"))
+
+
+# --- Hessians and weights as they should not be
+
+
+def spoilt(hessian: Tensor, kind: str) -> Tensor:
+    width = len(hessian)
+    ramp = torch.arange(1.0, width + 1)
+    changes = {
+        "one token": torch.outer(ramp, ramp),
+        "few tokens": torch.outer(ramp, ramp) + torch.outer(ramp.flip(0), ramp.flip(0)),
+        "huge": hessian * 1e34,
+        "tiny": hessian * 1e-36,
+        "far apart": torch.outer(10.0 ** ramp.clamp_max(15), 10.0 ** ramp.clamp_max(15)) * torch.eye(width),
+        "slightly negative": hessian - 0.1 * hessian.diagonal().mean() * torch.eye(width),
+        "negative": -hessian,
+        "zero": torch.zeros_like(hessian),
+        "one live input": torch.diag((ramp == 1).float()),
+        "zero diagonal": hessian - torch.diag(hessian.diagonal()),
+        "NaN": hessian.index_fill(0, torch.tensor([0]), float("nan")),
+        "infinite": hessian.index_fill(1, torch.tensor([width - 1]), float("inf")),
+    }
+    return changes[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("one token", "few tokens", "huge", "tiny", "far apart", "slightly negative"),
+        *("negative", "zero", "one live input", "zero diagonal", "NaN", "infinite"),
+    ],
+)
+@settings(deadline=None, max_examples=25)
+@given(ODD, st.sampled_from(ALL))
+def test_any_hessian_gives_finite_codes_or_a_refusal_by_name(
+    kind: str, shape: tuple[int, int, int], method: str
+) -> None:
+    weight, hessian, found = case(*shape)
+    refusal = ""
+    try:
+        fitted = fit_linear(weight, spoilt(hessian, kind), method, SMALL, found, "layer.q")
+    except SabError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith("layer.q: ")
+        assert kind in ("negative", "zero", "zero diagonal", "NaN", "infinite")
+        return
+    assert kind not in ("zero", "NaN", "infinite")
+    assert torch.isfinite(fitted.weight).all()
+    assert np.isfinite([fitted.relative_loss, *fitted.block_losses]).all()
+    pack(fitted.codes)
+
+
+@settings(deadline=None, max_examples=30)
+@given(ODD, st.sampled_from(ALL), st.sampled_from([4.0**58, 4.0**-58]))
+def test_the_scale_of_the_hessian_plays_no_part(shape: tuple[int, int, int], method: str, size: float) -> None:
+    weight, hessian, found = case(*shape)
+    plain = fit_linear(weight, hessian, method, SMALL, found)
+    scaled = fit_linear(weight, hessian * size, method, SMALL, found)
+    assert torch.equal(plain.weight, scaled.weight)
+    assert scaled.relative_loss == pytest.approx(plain.relative_loss, rel=1e-5)
+
+
+def test_a_fit_that_is_not_finite_is_found_at_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian, _ = case(4, 20)
+    inner = METHODS["gptq3"].fit_block
+    blocks: list[int] = []
+
+    def fit_block(part: Tensor, context: BlockContext) -> LinearCodes:
+        blocks.append(1)
+        codes = inner(part, context)
+        assert isinstance(codes, IntegerCodes)
+        return dataclasses.replace(codes, scale=codes.scale * float("nan")) if len(blocks) == 2 else codes
+
+    monkeypatch.setitem(METHODS, "gptq3", dataclasses.replace(METHODS["gptq3"], fit_block=fit_block))
+    with pytest.raises(SabError, match=r"layer\.q: the fit of columns 8 to 15 is not finite"):
+        fit_linear(weight, hessian, "gptq3", SMALL, name="layer.q")
+    assert len(blocks) == 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(ALL), st.sampled_from([1e-30, 1e-6, 6e4]))
+def test_weights_at_the_ends_of_the_range_stay_finite(method: str, size: float) -> None:
+    weight, hessian, found = case(3, 17)
+    fitted = fit_linear(weight / weight.abs().max() * size, hessian, method, SMALL, found)
+    assert torch.isfinite(fitted.weight).all()
+    assert np.isfinite([fitted.relative_loss, *fitted.block_losses]).all()

@@ -1,5 +1,7 @@
 """Hessians: sums, mixing, dampening, the factor of the inverse, the input-side sensitivity."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -89,6 +91,28 @@ def test_dampening_grows_until_cholesky_works() -> None:
     inverse_factor(damped)
     with pytest.raises(SabError, match="semi-definite"):
         dampen(-torch.eye(3) - torch.ones(3, 3))
+
+
+def test_dampening_goes_up_in_steps_of_ten() -> None:
+    for excess, strength, wanted in ((0.005, 0.01, 0.01), (0.05, 0.01, 0.1), (0.5, 0.01, 1.0), (0.005, 0.0, 0.01)):
+        hessian = torch.tensor([[1.0, 1.0 + excess], [1.0 + excess, 1.0]])
+        assert dampen(hessian, strength).strength_used == pytest.approx(wanted)
+
+
+def test_large_hessians_do_not_overflow_and_factors_that_would_are_refused() -> None:
+    sensitivity = input_sensitivity(torch.eye(64) * 3e38)  # their sum leaves float32, their mean does not
+    assert torch.isfinite(sensitivity).all()
+    assert sensitivity.min() > 1e38
+    damped = dampen(torch.eye(2))
+    with pytest.raises(SabError, match="raise the damping"):
+        inverse_factor(replace(damped, lower=torch.tensor([[1e-20, 0.0], [1e20, 1e-20]])))
+
+
+def test_an_accumulator_tells_of_what_is_not_finite() -> None:
+    for rows, finite in (([1.0, 2.0], True), ([1.0, float("nan")], False), ([1e30, 1.0], False)):
+        accumulator = HessianAccumulator(2)
+        accumulator.add(torch.tensor([rows]))
+        assert accumulator.finite == finite
 
 
 @pytest.mark.parametrize("place", [(0, 1), (1, 0), (0, 0)])

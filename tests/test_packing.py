@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -93,6 +93,7 @@ def test_integers_lie_in_planes() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(list(METHODS)), st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
+@example("pb-llm", 4, 40, 0)
 def test_every_stored_byte_is_counted(method: str, rows: int, width: int, seed: int) -> None:
     codes = codes_of(method, rows, width, seed)
     count = count_bits(codes)
