@@ -26,7 +26,11 @@ SabLens.mountConversation = ({ element, props, watch }) => {
 
   function facts(rows) {
     const list = make('dl', 'cv-facts');
-    for (const [label, value] of rows || []) list.append(make('dt', '', label), make('dd', '', value));
+    for (const [label, value] of rows || []) {
+      const pair = make('div');
+      pair.append(make('dt', '', label), make('dd', '', value));
+      list.append(pair);
+    }
     return list;
   }
 
@@ -105,8 +109,13 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     return `First difference at token ${place + 1}: ${first} against ${second}.`;
   }
 
+  // The newest words stay in sight, unless the person has scrolled back to read.
+  let pinned = true;
+  log.addEventListener('scroll', () => { pinned = log.scrollTop + log.clientHeight > log.scrollHeight - 40; }, { passive: true });
+  const follow = () => { if (pinned) log.scrollTop = log.scrollHeight; };
+
   function draw() {
-    const questions = props.questions || [];
+    const questions = props.questions || [], before = log.childElementCount;
     element.querySelector('.cv').classList.toggle('empty', !questions.length);
     drawHeads();
     while (log.childElementCount > questions.length) log.lastElementChild.remove();
@@ -124,6 +133,8 @@ SabLens.mountConversation = ({ element, props, watch }) => {
       for (const name of SIDES) drawAnswer(node.querySelector(`.cv-answer.${name}`), name, number);
       node.querySelector('.cv-verdict').textContent = verdict(number);
     });
+    if (questions.length > before) { pinned = true; log.lastElementChild.scrollIntoView({ block: 'nearest' }); }
+    follow();
   }
 
   // --- what else could have come here
@@ -192,6 +203,7 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     if (!node) return;
     drawAnswer(node.querySelector(`.cv-answer.${name}`), name, news.turn, news.from);
     node.querySelector('.cv-verdict').textContent = verdict(news.turn);
+    follow();
   }
 
   watch(['questions', 'left', 'right'], takeAll);

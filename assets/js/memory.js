@@ -1,11 +1,12 @@
-// Remembers one short text in this browser, under a name. When the page is opened again and there is something to
-// remember, it becomes the value and `send` is called.
-SabLens.mountMemory = ({ props, watch, name, send }) => {
+// Remembers one short text under a name, in this browser or, with `tab`, in this tab only. When the page is opened again
+// and there is something to remember, it becomes the value and `send` is called.
+SabLens.mountMemory = ({ props, watch, name, tab, send }) => {
   const key = `sab-lens-${name}`;
-  const stored = () => { try { return localStorage.getItem(key); } catch { return null; } };
+  const place = () => (tab ? sessionStorage : localStorage); // asking for them throws where they are forbidden
+  const stored = () => { try { return place().getItem(key); } catch { return null; } };
 
   watch('value', () => {
-    try { if (props.value) localStorage.setItem(key, props.value); } catch { /* private mode: nothing is remembered */ }
+    try { if (props.value) place().setItem(key, props.value); } catch { /* private mode: nothing is remembered */ }
   });
   const kept = stored();
   if (kept && !props.value) {

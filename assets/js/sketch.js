@@ -1,6 +1,7 @@
 // The picture of a chat: one canvas that takes an upload, a drop, a paste, a sample or a drawing.
-// The value is a data URL of what
-// lies on the canvas, or null when it is blank; props.samples is [{picture: data URL, prompt, note}].
+// The value is a data URL of what lies on the canvas, or null when it is blank. Props: `samples` [{picture: data URL,
+// note}], of which the first is put there as long as nobody has touched the canvas, and `restored`, a former value.
+// `send` tells what lies there, {kind: "sample" | "own" | "none", index}, whenever that changes.
 SabLens.mountSketch = ({ element, props, watch, send }) => {
   const BLANK = 448;      // side of a fresh canvas in pixels
   const LARGEST = 1024;   // longer side of an uploaded picture after scaling
@@ -16,18 +17,22 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   const undoButton = element.querySelector('[data-do=undo]');
   const redoButton = element.querySelector('[data-do=redo]');
   const clearButton = element.querySelector('[data-do=clear]');
+  const drawButton = element.querySelector('[data-do=draw]');
+  const tools = element.querySelector('.sk-tools');
 
   let tool = 'pencil', colour = '#dc2626', size = 10;
   let past = [], future = [], stroke = null, blank = true;
+  let origin = { kind: 'none', index: null }, told = ''; // where the picture comes from, and what was told of it
+  let drawing = window.matchMedia('(min-width: 761px)').matches; // on a phone a finger on the picture scrolls the page
 
   const say = (text, bad = false) => { note.textContent = text; note.classList.toggle('bad', bad); };
-  const snapshot = () => ({ pixels: pen.getImageData(0, 0, canvas.width, canvas.height), blank });
+  const snapshot = () => ({ pixels: pen.getImageData(0, 0, canvas.width, canvas.height), blank, origin });
   const remember = () => { past.push(snapshot()); if (past.length > STEPS) past.shift(); future = []; };
 
   function restore(state) {
     canvas.width = state.pixels.width; canvas.height = state.pixels.height;
     pen.putImageData(state.pixels, 0, 0);
-    blank = state.blank;
+    ({ blank, origin } = state);
     publish();
   }
 
@@ -35,25 +40,36 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     canvas.width = canvas.height = BLANK;
     pen.fillStyle = '#ffffff'; pen.fillRect(0, 0, BLANK, BLANK);
     blank = true;
+    origin = { kind: 'none', index: null };
+  }
+
+  function tell() {
+    strip.querySelectorAll('button').forEach((button, index) =>
+      button.setAttribute('aria-pressed', String(origin.kind === 'sample' && origin.index === index)));
+    const now = JSON.stringify(origin);
+    if (now === told) return;
+    told = now;
+    send(origin);
   }
 
   function publish() {
     stage.classList.toggle('blank', blank);
     undoButton.disabled = !past.length; redoButton.disabled = !future.length; clearButton.disabled = blank;
-    if (blank) { props.value = null; say('No picture: the question goes alone.'); return; }
+    if (blank) { props.value = null; say('No picture: the question goes alone.'); tell(); return; }
     const exact = canvas.toDataURL('image/png');
     props.value = exact.length < 600000 ? exact : canvas.toDataURL('image/jpeg', 0.92);
     say('This picture goes with the question.');
+    tell();
   }
 
-  function place(image, width, height) {
+  function place(image, width, height, from = { kind: 'own', index: null }) {
     const scale = Math.min(1, LARGEST / Math.max(width, height));
-    remember();
     canvas.width = Math.max(1, Math.round(width * scale)); canvas.height = Math.max(1, Math.round(height * scale));
     pen.fillStyle = '#ffffff'; pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.imageSmoothingQuality = 'high';
     pen.drawImage(image, 0, 0, canvas.width, canvas.height);
     blank = false;
+    origin = from;
     publish();
   }
 
@@ -65,6 +81,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     }
     try {
       const image = await createImageBitmap(candidate, { imageOrientation: 'from-image' });
+      remember();
       place(image, image.width, image.height);
       image.close();
     } catch {
@@ -80,11 +97,12 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   const thickness = () => size * Math.max(canvas.width, canvas.height) / BLANK;
 
   function begin(event) {
-    if (event.button) return;
+    if (event.button || !drawing) return;
     event.preventDefault();
     const [x, y] = at(event);
     remember();
     blank = false;
+    origin = { kind: 'own', index: null };
     stage.classList.remove('blank');
     if (tool === 'fill') { fill(Math.floor(x), Math.floor(y)); publish(); return; }
     canvas.setPointerCapture(event.pointerId);
@@ -153,7 +171,13 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   // --- tools
   const press = (group, chosen) => element.querySelectorAll(`[${group}]`).forEach((button) =>
     button.setAttribute('aria-pressed', String(button.getAttribute(group) === chosen)));
-  const choose = (name) => { tool = name; press('data-tool', tool); canvas.style.cursor = tool === 'fill' ? 'cell' : 'crosshair'; };
+  const choose = (name) => { tool = name; press('data-tool', tool); stage.dataset.tool = tool; };
+
+  function arm() {
+    element.querySelector('.sk').classList.toggle('drawing', drawing);
+    tools.hidden = !drawing;
+    drawButton.setAttribute('aria-expanded', String(drawing));
+  }
 
   element.querySelectorAll('[data-tool]').forEach((button) => button.addEventListener('click', () => choose(button.dataset.tool)));
   element.querySelectorAll('[data-colour]').forEach((button) => button.addEventListener('click', () => {
@@ -165,6 +189,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   }));
 
   const step = (from, to) => { if (from.length) { to.push(snapshot()); restore(from.pop()); } };
+  drawButton.addEventListener('click', () => { drawing = !drawing; arm(); });
   undoButton.addEventListener('click', () => step(past, future));
   redoButton.addEventListener('click', () => step(future, past));
   clearButton.addEventListener('click', () => { remember(); wipe(); publish(); });
@@ -188,21 +213,34 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   function gallery() {
     strip.replaceChildren(...(props.samples || []).map((sample, index) => {
       const button = document.createElement('button'), image = document.createElement('img');
-      button.type = 'button'; button.title = sample.prompt;
-      if (sample.picture) {
-        image.src = sample.picture; image.alt = sample.note;
-        button.append(image);
-      } else {
-        button.classList.add('words');
-        button.textContent = sample.prompt;
-      }
-      button.addEventListener('click', () => {
-        if (!sample.picture && !blank) { remember(); wipe(); publish(); }
-        if (sample.picture && image.naturalWidth) { const big = enlarged(image); place(big, big.width, big.height); }
-        send({ index });
-      });
+      button.type = 'button';
+      button.title = sample.note;
+      image.src = sample.picture;
+      image.alt = sample.note;
+      button.append(image);
+      button.addEventListener('click', () => { remember(); take(image, index); });
       return button;
     }));
+    tell();
+    const first = strip.querySelector('img');
+    const untouched = () => blank && !past.length && typeof props.restored !== 'string';
+    if (first && untouched()) first.decode().then(() => { if (untouched()) take(first, 0); }, () => {});
+  }
+
+  function take(image, index) {
+    if (!image.naturalWidth) return;
+    const big = enlarged(image);
+    place(big, big.width, big.height, { kind: 'sample', index });
+  }
+
+  // The very text that was sent before stays the value, so that the server knows the picture as the same one.
+  function putBack() {
+    const kept = props.restored;
+    if (typeof kept !== 'string') return;
+    if (!kept) { wipe(); publish(); return; }
+    const image = new Image();
+    image.onload = () => { place(image, image.naturalWidth, image.naturalHeight); props.value = kept; };
+    image.src = kept;
   }
 
   // Samples are drawn at the model's own small size; enlarging without smoothing keeps every pixel as the model sees it.
@@ -216,9 +254,13 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     return big;
   }
 
-  watch('samples', gallery);
-  gallery();
   wipe();
   choose('pencil'); press('data-colour', colour); press('data-size', String(size));
+  arm();
+  told = JSON.stringify(origin); // the page opens with questions for the first sample: an empty canvas is no news yet
   publish();
+  watch('samples', gallery);
+  watch('restored', putBack);
+  gallery();
+  putBack();
 };

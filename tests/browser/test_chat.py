@@ -71,8 +71,66 @@ def test_both_models_answer_about_a_drawing_side_by_side(visitor: Visitor) -> No
     assert visitor.errors == []
 
 
+def test_one_press_shows_two_streams_to_somebody_who_has_just_come(visitor: Visitor) -> None:
+    page = open_chat(visitor)
+    page.wait_for_function("document.querySelector('.sk-note').textContent.includes('goes with the question')")
+    asked = page.input_value("#chat-prompt textarea")
+    assert len(asked) > 5
+    page.click("#chat-send")
+    finished(page, 1)
+    assert page.inner_text(f"{LAST} .cv-question") == asked
+    assert page.locator(f"{LAST} .cv-question img").count() == 1
+    assert min(page.locator(f"{LAST} .cv-answer.{side} .tok").count() for side in ("left", "right")) > 0
+    assert visitor.errors == []
+
+
+def test_an_example_is_asked_by_one_click_and_what_was_begun_stays(visitor: Visitor) -> None:
+    page = open_chat(visitor)
+    page.wait_for_selector("#chat-examples .ex button")
+    page.fill("#chat-prompt textarea", "my own words")
+    example = page.locator("#chat-examples .ex button").nth(1)
+    question = example.inner_text()
+    example.click()
+    finished(page, 1)
+    assert page.inner_text(f"{LAST} .cv-question") == question
+    assert page.input_value("#chat-prompt textarea") == "my own words"
+
+
+def test_examples_follow_what_lies_on_the_canvas(visitor: Visitor) -> None:
+    page = open_chat(visitor)
+    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
+    shown = "[...document.querySelectorAll('#chat-examples button')].map((button) => button.textContent).join()"
+    before = page.evaluate(shown)
+    page.click("#sketch [data-do=clear]")
+    page.wait_for_function(f"({shown}) !== {before!r}")
+    assert "picture" not in page.input_value("#chat-prompt textarea")
+    page.click("#sketch .sk-samples button >> nth=1")
+    page.wait_for_function("document.querySelector('#chat-prompt textarea').value.includes('picture')")
+
+
+def test_a_reload_in_the_middle_of_an_answer_loses_nothing(visitor: Visitor) -> None:
+    page = open_chat(visitor)
+    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
+    send(page, "What is this?")
+    finished(page, 1)
+    page.click("#chat-settings > button")
+    longest(page, 256)
+    send(page, "Describe everything.")
+    page.wait_for_function("document.querySelectorAll('.cv-turn:last-child .tok').length > 2")
+    page.reload()
+    finished(page, 2)
+    assert page.inner_text(".cv-turn:first-child .cv-question").strip() == "What is this?"
+    page.wait_for_function("document.querySelector('.sk-note').textContent.includes('goes with the question')")
+    send(page, "Are you sure?")
+    finished(page, 3)  # the picture is still the same one, so the conversation goes on
+    assert "new conversation" not in page.inner_text("#chat-notice p")
+    cut_short = ("AbortError", "Connection errored out")  # what the reload did to its requests
+    assert [error for error in visitor.errors if not any(part in error for part in cut_short)] == []
+
+
 def test_an_empty_question_and_a_broken_picture_get_one_sentence_each(visitor: Visitor, tmp_path: Path) -> None:
     page = open_chat(visitor)
+    page.fill("#chat-prompt textarea", " ")
     page.click("#chat-send")
     page.wait_for_function("document.querySelector('#chat-notice p').textContent.includes('Write a question first')")
     broken = tmp_path / "broken.png"
@@ -92,7 +150,7 @@ def test_words_of_a_visitor_are_text_and_never_run(visitor: Visitor) -> None:
     send(page, "<img src=x onerror='window.owned = true'> {{constructor}} ${1+1}")
     finished(page, 1)
     assert "<img src=x" in page.inner_text(f"{LAST} .cv-question")
-    assert page.locator(f"{LAST} .cv-question img").count() == 0
+    assert page.locator(".cv img[src=x]").count() == 0
     assert page.evaluate("window.owned") is None
 
 
@@ -108,7 +166,7 @@ def test_turns_follow_each_other_until_cleared(visitor: Visitor) -> None:
 
 def test_escape_stops_both_sides_and_the_conversation_goes_on(visitor: Visitor) -> None:
     page = open_chat(visitor)
-    page.click("#chat-settings button")
+    page.click("#chat-settings > button")
     page.wait_for_selector("#chat-length input[type=number]")
     longest(page, 256)
     send(page, "Describe everything.")
@@ -138,7 +196,7 @@ def test_nobody_reads_another_visitors_words(visitor: Visitor, another_visitor: 
 def test_a_sample_goes_to_the_canvas_with_its_question(phone: Visitor) -> None:
     page = open_chat(phone)
     page.wait_for_selector("#sketch .sk-samples button img")
-    page.tap("#sketch .sk-samples button >> nth=0")
+    page.tap("#sketch .sk-samples button >> nth=1")
     page.wait_for_function("document.querySelector('#chat-prompt textarea').value.length > 3")
     assert "goes with the question" in page.inner_text(".sk-note")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")

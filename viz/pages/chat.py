@@ -1,7 +1,9 @@
 """Chat: ask both models about one picture and see where their answers part.
 
 One event writes the question down, then two generators stream the answers, one per side, each at its own pace; both
-write to the same view, which the browser merges. What was said stays on the server (`viz.pages.conversation`).
+write to the same view, which the browser merges. What was said stays on the server (`viz.pages.conversation`); the
+tab of the browser remembers the conversation's id, so that a reload loses nothing. A newcomer finds a picture on the
+canvas and a question in the box: one press shows two streams.
 """
 
 from __future__ import annotations
@@ -31,8 +33,11 @@ from viz.pages.conversation import (
     data_url,
     picture_from_url,
 )
+from viz.pages.examples import examples
+from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
+from viz.pages.samples import Samples, samples
 from viz.pages.shared import Shared, script_tags
 from viz.pages.signal import selection_signal, signalled
 from viz.pages.sketch import sketch
@@ -40,12 +45,12 @@ from viz.pages.store import Bounded, Store
 
 FULL = "Full precision"
 PAUSE = 1 / 15  # seconds between two drawings of a stream
-SAMPLES_PER_CATEGORY = 2
+LEFT_EARLY = "The page was closed or reloaded while this was written; Regenerate answers anew."
 TEMPLATE = (
     '<div class="cv empty"><div class="cv-heads"></div>'
     '<div class="cv-log" role="log" aria-live="off"></div>'
-    '<p class="cv-hint">Ask something: both models answer at the same time, and the first token that differs is '
-    "marked. Point at a token to see what else could have come there.</p></div>"
+    '<p class="cv-hint">Press Send: both models answer at the same time, and the first token that differs is marked. '
+    "Point at a token to see what else could have come there.</p></div>"
 )
 
 log = logging.getLogger(__name__)
@@ -57,8 +62,8 @@ def build(store: Store, shared: Shared) -> None:
     gate = Gate()
     gallery = Bounded(1)
 
-    def samples() -> list[dict[str, Any]]:
-        return gallery.get("samples", sample_gallery)
+    def offered() -> Samples:
+        return gallery.get("samples", samples)
 
     with gr.Row(elem_id="chat", equal_height=False):
         with gr.Column(scale=3, min_width=300, elem_id="chat-picture"):
@@ -80,6 +85,7 @@ def build(store: Store, shared: Shared) -> None:
                 left_news=None,
                 right_news=None,
             )
+            tried = examples("chat-examples")
             with gr.Row(elem_id="chat-ask", equal_height=True):
                 prompt = gr.Textbox(
                     show_label=False,
@@ -95,8 +101,10 @@ def build(store: Store, shared: Shared) -> None:
                 send = gr.Button("Send", variant="primary", scale=1, min_width=90, elem_id="chat-send")
             said = notice("chat-notice")
             with gr.Row(elem_id="chat-actions"):
-                stop = gr.Button("Stop (Esc)", variant="stop", size="sm", min_width=100, elem_id="chat-stop")
-                again = gr.Button("Regenerate", size="sm", min_width=100, elem_id="chat-again")
+                stop = gr.Button(
+                    "Stop (Esc)", variant="stop", size="sm", min_width=100, interactive=False, elem_id="chat-stop"
+                )
+                again = gr.Button("Regenerate", size="sm", min_width=100, interactive=False, elem_id="chat-again")
                 clear = gr.Button("Clear", size="sm", min_width=100, elem_id="chat-clear")
             with gr.Accordion("How they answer", open=False, elem_id="chat-settings"), gr.Row():
                 length = gr.Slider(8, 256, value=64, step=8, label="Longest answer, tokens", elem_id="chat-length")
@@ -105,7 +113,7 @@ def build(store: Store, shared: Shared) -> None:
                 )
                 seed = gr.Number(value=0, precision=0, label="Seed", minimum=0, maximum=2**31 - 1)
 
-    key = gr.State("")
+    key = memory("conversation", tab=True)
     followed = gr.State("")
     asked = [left, right, length, temperature, seed]
 
@@ -139,8 +147,25 @@ def build(store: Store, shared: Shared) -> None:
             fresh = conversation.ask(text, picture_from_url(drawn), runs, settings, gate)
         except SabError as error:
             return {key: conversation.id, said: str(error)}
+        conversation.source = drawn if isinstance(drawn, str) else None
         message = "A new picture: this is a new conversation." if fresh else ""
         return show(conversation, message) | {prompt: ""}
+
+    def begin_example(
+        event: gr.EventData,
+        identifier: str,
+        drawn: object,
+        written: object,
+        one: str,
+        other: str,
+        most: float,
+        heat: float,
+        number: float,
+    ) -> dict[Any, Any]:
+        shown = begin(identifier, drawn, sent(event).get("text"), one, other, most, heat, number)
+        if not offered().suggested(str(written)):
+            shown.pop(prompt, None)  # what the visitor has begun to write stays
+        return shown
 
     def repeat(identifier: str, one: str, other: str, most: float, heat: float, number: float) -> dict[Any, Any]:
         conversation = conversations.get(identifier)
@@ -162,17 +187,53 @@ def build(store: Store, shared: Shared) -> None:
     def halt(identifier: str) -> None:
         conversations.get(identifier).stop.set()
 
-    def suggest(event: gr.EventData) -> Any:
-        index = (event._data or {}).get("index") if isinstance(event._data, dict) else None
-        if isinstance(index, int) and 0 <= index < len(samples()):
-            return samples()[index]["prompt"]
-        return gr.skip()
+    def heads(identifier: str, one: str, other: str) -> Any:
+        """Before the first question: who will answer on each side."""
+        if conversations.get(identifier).turns:
+            return gr.skip()
+        try:
+            named = {"left": checked_run(store, one), "right": checked_run(store, other)}
+            changed: dict[str, Any] = {side: model_head(store, run) | {"turns": []} for side, run in named.items()}
+        except SabError:
+            return gr.skip()
+        return gr.HTML(**changed)
+
+    def on_canvas(event: gr.EventData, written: object) -> tuple[Any, Any]:
+        """Questions that fit what lies on the canvas; the first replaces a suggestion, never a visitor's own words."""
+        found = fitting(offered(), sent(event))
+        text = str(written or "")
+        stays = text in found or (text.strip() and not offered().suggested(text))
+        first = sent(event).get("kind") == "sample" or text.strip()
+        return gr.skip() if stays or not first else found[0], gr.HTML(questions=list(found))
+
+    def opened() -> tuple[Any, Any, Any]:
+        found = offered()
+        pictures = [{"picture": data_url(each.picture), "note": each.note} for each in found.pictures]
+        first = found.pictures[0].questions
+        return gr.HTML(samples=pictures), first[0], gr.HTML(questions=list(first))
+
+    def restore(identifier: str) -> dict[Any, Any]:
+        """After a reload: what was said, and the picture it was said about."""
+        conversation = conversations.get(identifier)
+        shown = show(conversation)
+        if conversation.turns:
+            shown |= {picture: gr.HTML(restored=conversation.source or ""), prompt: ""}
+        return shown
+
+    def watch(identifier: str) -> Iterator[dict[Any, Any]]:
+        """What is still being written after a reload, to its end."""
+        conversation = conversations.get(identifier)
+        while conversation.answering:
+            yield show(conversation)
+            time.sleep(0.25)
+        yield show(conversation)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     changed = [key, view, said, stop, send, again]
     for event in (
         send.click(begin, [key, picture, prompt, *asked], [*changed, prompt], queue=False, **quiet),
         prompt.submit(begin, [key, picture, prompt, *asked], [*changed, prompt], queue=False, **quiet),
+        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, prompt], queue=False, **quiet),
         again.click(repeat, [key, *asked], changed, queue=False, **quiet),
     ):
         streams = [
@@ -190,9 +251,29 @@ def build(store: Store, shared: Shared) -> None:
             stream.then(finish, key, changed, queue=False, **quiet)
     stop.click(halt, key, None, queue=False, **quiet)
     clear.click(forget, key, changed, queue=False, **quiet)
-    picture.sample(suggest, None, prompt, queue=False, **quiet)
-    selection_signal("chat").select(choices, followed, [left, right, followed], queue=False, **quiet)
-    when_opened(fn=lambda: gr.HTML(samples=samples()), outputs=picture, queue=False, **quiet)
+    picture.sample(on_canvas, prompt, [prompt, tried], queue=False, **quiet)
+    selection_signal("chat").select(choices, followed, [left, right, followed], queue=False, **quiet).then(
+        heads, [key, left, right], view, queue=False, **quiet
+    )
+    for choice in (left, right):
+        choice.change(heads, [key, left, right], view, queue=False, **quiet)
+    when_opened(fn=opened, outputs=[picture, prompt, tried], queue=False, **quiet)
+    key.select(restore, key, [*changed, picture, prompt], queue=False, **quiet).then(
+        watch, key, changed, concurrency_limit=None, **quiet
+    )
+
+
+def sent(event: gr.EventData) -> dict[str, Any]:
+    """What a script sent with an event; an empty dictionary for anything else."""
+    return event._data if isinstance(event._data, dict) else {}
+
+
+def fitting(found: Samples, canvas: dict[str, Any]) -> tuple[str, ...]:
+    """Example questions for a canvas {"kind": "sample" | "own" | "none", "index": number of the sample}."""
+    index = canvas.get("index")
+    if canvas.get("kind") == "sample" and type(index) is int and 0 <= index < len(found.pictures):
+        return found.pictures[index].questions
+    return found.without if canvas.get("kind") == "none" else found.about_any
 
 
 def answering(store: Store, conversations: Conversations, gate: Gate, side: str) -> Callable[[str], Iterator[Any]]:
@@ -230,6 +311,7 @@ def answering(store: Store, conversations: Conversations, gate: Gate, side: str)
             reply.state, reply.message = FAILED, str(error)
         except GeneratorExit:  # the visitor has gone: nobody reads the other side either
             conversation.stop.set()
+            reply.message = LEFT_EARLY
             raise
         except Exception:
             log.exception("answering on the %s side", side)
@@ -287,13 +369,13 @@ def side_view(store: Store, conversation: Conversation, side: str) -> dict[str, 
 
 def model_head(store: Store, run_id: str) -> dict[str, Any]:
     """Name, tags and weight memory of one side. `simulated`: binarized weights are held dequantized."""
-    memory = f"{weight_bytes(store) / 1e6:.1f} MB" if store.loaded else "…"
+    held = f"{weight_bytes(store) / 1e6:.1f} MB" if store.loaded else ""
     if not run_id:
-        return {"name": FULL, "tags": [], "facts": [["weights in memory", memory]]}
+        return {"name": FULL, "tags": [], "facts": [["weights in memory", held]] if held else []}
     run = store.run(run_id)
     tags = [f"{run.bits_all_in:.2f} bits all-in", f"{run.bits_nominal:.2f} nominal", "simulated"]
-    facts = [["weights in memory", f"{memory}, dequantized"], ["packed linears", f"{run.bytes / 1e6:.2f} MB"]]
-    return {"name": run.name, "tags": tags, "facts": facts}
+    facts = [["weights in memory", f"{held}, dequantized"]] if held else []
+    return {"name": run.name, "tags": tags, "facts": [*facts, ["packed linears", f"{run.bytes / 1e6:.2f} MB"]]}
 
 
 def model_names(store: Store) -> list[tuple[str, str]]:
@@ -326,19 +408,3 @@ def checked_settings(most: object, heat: object, number: object) -> Settings:
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**31:
         raise SabError("The seed must be a whole number between 0 and 2147483647.")
     return Settings(int(most), float(heat), int(number))
-
-
-def sample_gallery() -> list[dict[str, Any]]:
-    """Sample questions with their pictures, some of each category, from the suite made for choosing variants."""
-    from sab.demo.suite import CATEGORIES, questions
-
-    found = questions("tuning", SAMPLES_PER_CATEGORY * len(CATEGORIES), seed=1)
-    ordered = sorted(found, key=lambda each: each.picture is None)
-    return [
-        {
-            "picture": None if each.picture is None else data_url(each.picture),
-            "prompt": each.prompt,
-            "note": f"sample picture, {each.category}",
-        }
-        for each in ordered
-    ]

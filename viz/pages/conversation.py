@@ -81,6 +81,7 @@ class Conversation:
     def __init__(self) -> None:
         self.id = secrets.token_urlsafe(18)
         self.picture: Image.Image | None = None
+        self.source: str | None = None  # the picture as it came, to be put back on the canvas after a reload
         self.thumbnail: str | None = None
         self.turns: list[Turn] = []
         self.stop = threading.Event()
@@ -134,7 +135,7 @@ class Conversation:
         with self._guard:
             self.stop.set()
             self.turns = []
-            self.picture = self.thumbnail = None
+            self.picture = self.source = self.thumbnail = None
 
     def claim(self, side: str) -> Turn | None:
         """The turn whose answer on this side nobody writes yet, now the caller's; None when there is none."""
@@ -255,10 +256,10 @@ class Conversations:
         self._kept: OrderedDict[str, Conversation] = OrderedDict()
         self._guard = threading.Lock()
 
-    def get(self, identifier: str) -> Conversation:
+    def get(self, identifier: object) -> Conversation:
         """The conversation of that id, or a new one when it is unknown or forgotten."""
         with self._guard:
-            found = self._kept.get(identifier)
+            found = self._kept.get(identifier) if isinstance(identifier, str) else None
             if found is None:
                 found = Conversation()
                 self._kept[found.id] = found

@@ -1,7 +1,8 @@
 """The picture of a chat as a component: a canvas that takes uploads, drops, pastes, samples and drawings.
 
-The value is a data URL of the canvas, or None while it is blank; `picture_from_url` reads it on the server. The
-component sends `sample` with an index when a person picks one of its samples.
+The value is a data URL of the canvas, or None while it is blank; `picture_from_url` reads it on the server. The first
+sample lies on the canvas from the start. The component sends `sample` with {"kind", "index"} when something of another
+kind lies there: a sample, something of the visitor's own, or nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ SIZES = {"thin": 4, "medium": 10, "thick": 22}
 
 
 def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str) -> gr.HTML:
-    """The canvas with its tools; output `gr.HTML(samples=[{"picture": data URL or None, "prompt", "note"}])` to it."""
+    """The canvas with its tools; output `gr.HTML(samples=[{"picture": data URL, "note"}])` to it, and
+    `gr.HTML(restored=data URL or "")` to put back what lay there before a reload."""
     return gr.HTML(
         value=None,
         html_template=_template(colours),
@@ -35,6 +37,7 @@ def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str) -> gr.HTML
         apply_default_css=False,
         elem_id=elem_id,
         samples=[],
+        restored=None,
     )
 
 
@@ -54,13 +57,15 @@ def _template(colours: Mapping[str, tuple[int, int, int]]) -> str:
     return (
         '<div class="sk"><div class="sk-stage blank"><canvas width="448" height="448" tabindex="0" '
         'aria-label="Picture: draw here, or drop or paste a file"></canvas>'
-        '<p class="sk-hint">Draw here, or drop, paste or upload a picture</p></div>'
-        f'<div class="sk-bar" role="toolbar" aria-label="Drawing tools"><span>{tools}</span><span>{sizes}</span>'
-        f"<span>{actions}</span><span>{_button('do', 'upload', 'upload a picture', _icon('upload') + 'Upload')}</span>"
-        '<input type="file" accept="image/png,image/jpeg,image/webp" hidden></div>'
-        f'<div class="sk-colours" role="group" aria-label="Colours">{swatches}</div>'
+        '<p class="sk-hint">Draw, drop, paste or upload a picture, or take a sample below</p></div>'
         '<p class="sk-note" role="status"></p>'
-        '<h4 class="sk-title">Or start from a sample</h4><div class="sk-samples"></div></div>'
+        f'<div class="sk-bar"><span>{_button("do", "upload", "upload a picture", _icon("upload") + "Upload")}'
+        f'{_button("do", "draw", "drawing tools", _icon("pencil") + "Draw")}</span><span>{actions}</span>'
+        '<input type="file" accept="image/png,image/jpeg,image/webp" hidden></div>'
+        '<div class="sk-tools" role="toolbar" aria-label="Drawing tools">'
+        f'<div class="sk-bar"><span>{tools}</span><span>{sizes}</span></div>'
+        f'<div class="sk-colours" role="group" aria-label="Colours">{swatches}</div></div>'
+        '<h4 class="sk-title">Sample pictures</h4><div class="sk-samples"></div></div>'
     )
 
 
