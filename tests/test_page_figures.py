@@ -26,6 +26,8 @@ def test_layers_not_done_yet_leave_room_without_a_bar() -> None:
     assert drawn.data[0].y[:2] == pytest.approx([10.0, 25.0])
     assert np.isnan(drawn.data[0].y[2])
     assert list(drawn.layout.xaxis.ticktext) == ["block 0", "block 1"]
+    unknown = layer_error.figure(layer_error.info(["a", ""], [0, None], ["q", ""], [0.1, None], "sab"))
+    assert list(unknown.layout.xaxis.ticktext) == ["block 0"]
     with pytest.raises(ValueError, match="one entry per linear"):
         layer_error.info(["a"], [0, 1], ["q"], [0.1], "sab")
 
@@ -51,16 +53,17 @@ def boxes(points: list[tuple[float, float]], widths: list[float], labels: list[b
 
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(10, 150)), max_size=14),
-    st.floats(1, 4),
+    st.floats(1, 3),
+    st.floats(0, 1),
 )
 def test_names_never_overlap_however_close_the_points_and_wide_the_figure(
-    drawn: list[tuple[float, float, int]], wider: float
+    drawn: list[tuple[float, float, int]], growth: float, between: float
 ) -> None:
     frame = (220.0, 300.0)
     points = [(220 * x, 300 * y) for x, y, _ in drawn]
     widths = [float(width) for *_, width in drawn]
-    labels = bits_accuracy.place_labels(points, widths, frame)
-    for at in (1.0, wider):
+    labels = bits_accuracy.place_labels(points, widths, frame, growth=growth)
+    for at in (1.0, 1.0 + between * (growth - 1.0), growth):
         found = boxes([(at * x, y) for x, y in points], widths, labels)
         for one, other in itertools.combinations(found, 2):
             apart = one.right <= other.left or other.right <= one.left

@@ -74,6 +74,7 @@ SabLens.mountChart = ({ element, props, watch }) => {
       Object.assign(range, { type: 'range', min: 0, max: control.steps.length - 1, step: 1, value: control.start });
       const tell = () => {
         output.textContent = control.steps[places[index]];
+        range.style.setProperty('--range_progress', `${(100 * places[index]) / Math.max(1, control.steps.length - 1)}%`);
         range.setAttribute('aria-valuetext', output.textContent);
       };
       range.addEventListener('input', () => { places[index] = Number(range.value); tell(); draw(); });

@@ -5,9 +5,11 @@ SabLens.mountProgress = ({ element, props, watch }) => {
   const put = (name, text) => { const node = root.querySelector(`.pg-${name}`); node.textContent = text || ''; node.hidden = !text; };
 
   function draw() {
-    const value = props.value;
+    const value = props.value, idle = root.hidden || /done|stopped|failed/.test(root.dataset.state);
     root.hidden = !value;
     if (!value) return;
+    // Somebody has just pressed a button: on a phone the card lies far below it.
+    const begun = idle && /waiting|running/.test(value.state) && navigator.userActivation?.isActive;
     root.dataset.state = value.state;
     const known = value.share !== null && value.share !== undefined, percent = known ? Math.round(100 * value.share) : 0;
     put('title', value.title);
@@ -25,6 +27,7 @@ SabLens.mountProgress = ({ element, props, watch }) => {
       box.append(number, name);
       return box;
     }));
+    if (begun) requestAnimationFrame(() => root.scrollIntoView({ block: 'nearest', behavior: 'smooth' }));
   }
 
   watch('value', draw);

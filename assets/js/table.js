@@ -36,7 +36,7 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
 
   function draw() {
     const value = props.value;
-    if (!value || !value.rows.length) { root.replaceChildren(node('p', value?.empty ?? '', 'tb-empty')); return; }
+    if (!value || !value.rows.length) { root.replaceChildren(node('p', value?.empty ?? '', 'tb-empty')); root.classList.remove('more'); return; }
     const ids = value.rows.map((row) => row.id).join(' ');
     if (ids !== known) {
       known = ids;
@@ -82,7 +82,13 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
     top.append(head);
     table.append(top, body);
     root.replaceChildren(table);
+    edge();
   }
+
+  // A table wider than its place fades on the side where more of it lies.
+  const edge = () => root.classList.toggle('more', root.scrollLeft + root.clientWidth < root.scrollWidth - 2);
+  root.addEventListener('scroll', edge, { passive: true });
+  new ResizeObserver(edge).observe(root);
 
   watch('value', draw);
   SabLens.subscribe((state, changed) => { if (changed.includes('run')) draw(); });

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,6 +50,37 @@ def test_an_evaluation_reaches_the_table_the_charts_and_the_files(visitor: Visit
     assert float(line["accuracy.overall"]) == found["accuracy"]["overall"]
     assert float(line["interval.overall.low"]) == found["interval"]["overall"][0]
     assert visitor.errors == []
+
+
+@pytest.fixture
+def crowd(run_directory: Path) -> Iterator[int]:
+    """Runs that lie close: the same codes, accuracies a fraction of a point apart."""
+    made = [run_directory.parent / f"crowd-{number}" for number in range(4)]
+    for number, directory in enumerate(made):
+        shutil.copytree(run_directory, directory)
+        value = 0.64 + 0.004 * number
+        stored = {"accuracy": {"overall": value}, "interval": {"overall": [value - 0.04, value + 0.04]}}
+        (directory / "accuracy.json").write_text(json.dumps({**stored, "counts": {"overall": 400}}))
+    yield len(made)
+    for directory in made:
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("screen", ["visitor", "phone"])
+def test_names_of_close_runs_do_not_overlap(request: pytest.FixtureRequest, crowd: int, screen: str) -> None:
+    page = request.getfixturevalue(screen).open("?tab=benchmark&run=browser-run")
+    page.wait_for_function(
+        "(least) => document.querySelectorAll('#benchmark-bits .annotation-text-g').length >= least", arg=crowd
+    )
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll('#benchmark-bits .annotation-text-g')].map((each) => {
+          const {left, right, top, bottom} = each.getBoundingClientRect();
+          return [left, right, top, bottom];
+        })"""
+    )
+    for one, other in itertools.combinations(boxes, 2):
+        beside = one[1] <= other[0] + 1 or other[1] <= one[0] + 1
+        assert beside or one[3] <= other[2] + 1 or other[3] <= one[2] + 1, (one, other)
 
 
 def test_the_table_fits_a_phone_by_scrolling_inside(phone: Visitor) -> None:

@@ -37,6 +37,7 @@ def until(page: Page, *states: str) -> str:
 
 def quick(page: Page) -> None:
     """Few samples, no questions."""
+    page.click("#binarize-more > button")
     number(page, "#binarize-samples", "16")
     number(page, "#binarize-questions", "0")
 
@@ -100,3 +101,15 @@ def test_a_block_that_is_not_there_is_one_sentence(visitor: Visitor) -> None:
     page.click("#binarize-run")
     page.wait_for_function("document.querySelector('#binarize-notice p').textContent.includes('no block 99')")
     assert page.locator(".toast-wrap .error").count() == 0
+
+
+def test_thresholds_of_explore_come_along_and_own_ones_stay(visitor: Visitor) -> None:
+    page = open_form(visitor, "&salient_top_p=0.2")
+    value = "Number(document.querySelector('#binarize-salient_top_p input[type=number]').value)"
+    page.wait_for_function(f"{value} === 0.2")
+    number(page, "#binarize-salient_top_p", "0.3")
+    page.evaluate("SabLens.update({diff_quantile: 0.7})")
+    page.wait_for_function(
+        "Number(document.querySelector('#binarize-diff_quantile input[type=number]').value) === 0.7"
+    )
+    assert page.evaluate(value) == 0.3

@@ -3,8 +3,7 @@
 All-in bits are every stored bit of a linear over its number of weights, nominal bits are `1 + c/m` (METHOD.md §9).
 
 Methods lie close, so names are placed here and not by plotly: `place_labels` looks for room in pixels. The height of
-the figure is fixed and its width is not; a place counts as free only if it is so at the narrowest width and stays so
-when the figure grows (things grow apart in the order in which their points lie).
+the figure is fixed and its width is not; a place counts as free only if it is so at every width.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from viz import theme
 MARGIN = {"l": 54, "r": 14, "t": 12, "b": 52}  # fixed, so that the height of the plot in pixels is known
 HEIGHT, NARROW_HEIGHT = 400, 360
 WIDTH, NARROW_WIDTH = 526, 262  # narrowest figures of the two layouts of assets/js/chart.js
+GROWTH, NARROW_GROWTH = 1.8, 2.4  # how much wider the plot may become than it is then
 LETTER, LINE, AWAY = 7.4, 17.0, 14.0  # pixels: a wide letter, a line of text, from a point to its name
 LONGEST, NARROW_LONGEST = 30, 16  # letters of a name
 STEP = 3.0  # pixels between two heights that are tried
@@ -64,12 +64,13 @@ class Box(NamedTuple):
     top: float
     bottom: float
 
-    def clear_of(self, other: Box) -> bool:
-        """Whether the two are apart, in this figure and in every wider one."""
+    def clear_of(self, other: Box, growth: float) -> bool:
+        """Whether the two are apart, in this figure and in every one up to `growth` times as wide."""
         if self.bottom <= other.top or other.bottom <= self.top:
             return True
-        first, second = (self, other) if self.anchor <= other.anchor else (other, self)
-        return first.right <= second.left
+        drift = (growth - 1) * (other.anchor - self.anchor)  # how far the other moves away to the right
+        before, behind = other.left - self.right, self.left - other.right
+        return min(before, before + drift) >= 0 or min(behind, behind - drift) >= 0
 
 
 class Label(NamedTuple):
@@ -91,10 +92,12 @@ def place_labels(
     frame: tuple[float, float],
     taken: Iterable[Box] = (),
     lines: Sequence[Box] = (),
+    growth: float = 1.0,
 ) -> list[Label | None]:
     """A place for the name of each point inside a frame (width, height), all in pixels, y downwards.
 
-    No name touches another or a box of `taken`, in this frame and in every wider one; None where there is no room.
+    No name touches another or a box of `taken`, in this frame and when it is up to `growth` times as wide; None where
+    there is no room.
     The upper points choose first. The nearest place wins, but a name rather goes further than over one of `lines`, to
     the left, or past the name of a point above it.
     """
@@ -112,9 +115,9 @@ def place_labels(
                 if best is not None and cost >= best[0]:
                     continue
                 inside = box.left >= 0 and box.right <= frame[0] and box.top >= 0 and box.bottom <= frame[1]
-                if not inside or not all(box.clear_of(other) for other in filled):
+                if not inside or not all(box.clear_of(other, growth) for other in filled):
                     continue
-                cost += ACROSS * sum(not box.clear_of(line) for line in lines)
+                cost += ACROSS * sum(not box.clear_of(line, growth) for line in lines)
                 beside = (other for other in named if box.left < other.right and other.left < box.right)
                 cost += PAST * any(box.top < other.top for other in beside)
                 if best is None or cost < best[0]:
@@ -188,14 +191,16 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
             "automargin": False,
         },
         yaxis={"title": {"text": "accuracy, %"}, "range": up, "automargin": False},
-        annotations=names_of(info, (WIDTH, HEIGHT), ROOM, LONGEST, dark),
+        annotations=names_of(info, (WIDTH, HEIGHT), ROOM, LONGEST, GROWTH, dark),
         meta={
             "height": HEIGHT,
             "narrow": {
                 "height": NARROW_HEIGHT,
                 "xaxis.title": {"text": "bits (open: nominal, filled: all-in)"},
                 "xaxis.range": _ranges(info, NARROW_ROOM)[0],
-                "annotations": names_of(info, (NARROW_WIDTH, NARROW_HEIGHT), NARROW_ROOM, NARROW_LONGEST, dark),
+                "annotations": names_of(
+                    info, (NARROW_WIDTH, NARROW_HEIGHT), NARROW_ROOM, NARROW_LONGEST, NARROW_GROWTH, dark
+                ),
             },
         },
     )
@@ -203,10 +208,10 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
 
 
 def names_of(
-    info: BitsAccuracyInfo, size: tuple[float, float], room: float, longest: int, dark: bool = False
+    info: BitsAccuracyInfo, size: tuple[float, float], room: float, longest: int, growth: float, dark: bool = False
 ) -> list[dict[str, Any]]:
-    """The names of the points, of at most `longest` letters, and of the line of full precision, in a figure of at least
-    `size` pixels whose axis ends at `room` times the most bits."""
+    """The names of the points, of at most `longest` letters, and of the line of full precision, in a figure of `size`
+    pixels, or up to `growth` times as wide, whose axis ends at `room` times the most bits."""
     colours = theme.palette(dark)
     frame = size[0] - MARGIN["l"] - MARGIN["r"], size[1] - MARGIN["t"] - MARGIN["b"]
     (left, right), (low, high) = _ranges(info, room)
@@ -223,6 +228,10 @@ def names_of(
         Box(x, x - 4, x + 4, y_of(100 * row[2]), y_of(100 * row[1]))
         for (x, _), row in zip(points, info.accuracy, strict=True)
     ]
+    rings = [
+        Box(x, x - 5, x + 5, y - 5, y + 5)
+        for x, y in zip(map(x_of, info.bits[:, 0]), (y for _, y in points), strict=True)
+    ]
     drawn: list[dict[str, Any]] = []
     if info.full is not None:
         text, level = f"full precision {100 * info.full[0]:.1f} %", y_of(100 * info.full[0])
@@ -232,7 +241,7 @@ def names_of(
             for above, top in ((True, level - LINE), (False, level))
             for side, edge in (("left", 0.0), ("right", frame[0]))
         ]
-        free = [each for each in tried if each[2].top >= 0 and all(each[2].clear_of(bar) for bar in bars)]
+        free = [each for each in tried if each[2].top >= 0 and all(each[2].clear_of(bar, growth) for bar in bars)]
         side, above, box = (free or tried)[0]
         taken.append(box)
         drawn.append(
@@ -249,7 +258,7 @@ def names_of(
             }
         )
     shown = [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in info.names]
-    places = place_labels(points, [LETTER * len(name) for name in shown], frame, taken, bars)
+    places = place_labels(points, [LETTER * len(name) for name in shown], frame, taken, [*bars, *rings], growth)
     for name, method, label, bits, row in zip(shown, info.methods, places, info.bits[:, 1], info.accuracy, strict=True):
         if label is None:
             continue  # too crowded: the name shows when one points at the run

@@ -77,6 +77,14 @@ def figure(info: CategoryBarsInfo, dark: bool = False) -> go.Figure:
         xaxis={"title": {"text": "correct, %"}, "range": [0, 104]},
         yaxis={"autorange": "reversed", "showgrid": False},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-        meta={"height": height, "narrow": {"height": height + 60}},
+        meta={
+            "height": height,
+            "narrow": {
+                "height": height + 22 * -(-len(info.names) // 2),
+                "legend.entrywidth": 0.5,
+                "legend.entrywidthmode": "fraction",
+                "legend.x": -0.5,
+            },
+        },
     )
     return drawn

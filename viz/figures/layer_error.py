@@ -17,7 +17,7 @@ from viz import theme
 
 
 class LayerErrorInfo(NamedTuple):
-    """names, blocks, kinds: one per linear of the run, in forward order, finished or not.
+    """names, blocks, kinds: one per linear of the run, in forward order, finished or not; block -1 is not known.
     losses: relative error per linear as a share, NaN where it is not known yet.
     method: name of the method, which gives the colour.
     """
@@ -31,7 +31,7 @@ class LayerErrorInfo(NamedTuple):
 
 def info(
     names: Sequence[str],
-    blocks: Sequence[int],
+    blocks: Sequence[int | None],
     kinds: Sequence[str],
     losses: Sequence[float | None],
     method: str,
@@ -40,7 +40,8 @@ def info(
     if not len(names) == len(blocks) == len(kinds) == len(losses):
         raise ValueError("names, blocks, kinds and losses need one entry per linear")
     values = np.array([np.nan if loss is None else loss for loss in losses], dtype=np.float64)
-    return LayerErrorInfo(tuple(names), np.array(blocks, dtype=np.int64), tuple(kinds), values, method)
+    places = np.array([-1 if block is None else block for block in blocks], dtype=np.int64)
+    return LayerErrorInfo(tuple(names), places, tuple(kinds), values, method)
 
 
 def figure(info: LayerErrorInfo, dark: bool = False) -> go.Figure:
@@ -58,6 +59,8 @@ def figure(info: LayerErrorInfo, dark: bool = False) -> go.Figure:
     )
     centres, labels, bands = [], [], []
     for order, block in enumerate(dict.fromkeys(info.blocks.tolist())):
+        if block < 0:
+            continue
         inside = places[info.blocks == block]
         centres.append(float(inside.mean()))
         labels.append(f"block {block}")

@@ -63,17 +63,15 @@ def build(store: Store, shared: Shared) -> None:
             info="held out from training",
             elem_id="benchmark-questions",
             min_width=200,
-            scale=2,
         )
-        with gr.Column(scale=3, min_width=300):
-            with gr.Row():
-                start = gr.Button("Evaluate the chosen run", variant="primary", min_width=150, elem_id="benchmark-run")
-                start_full = gr.Button("Evaluate full precision", min_width=150, elem_id="benchmark-full")
-                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80, elem_id="benchmark-stop")
-            with gr.Row():
-                as_csv = gr.Button("Export CSV", size="sm", min_width=100, elem_id="benchmark-csv")
-                as_json = gr.Button("Export JSON", size="sm", min_width=100, elem_id="benchmark-json")
-                file = gr.DownloadButton(visible="hidden", elem_id="benchmark-file")
+        with gr.Row(elem_id="benchmark-buttons"):
+            start = gr.Button("Evaluate the chosen run", variant="primary", min_width=150, elem_id="benchmark-run")
+            start_full = gr.Button("Evaluate full precision", min_width=150, elem_id="benchmark-full")
+            stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80, elem_id="benchmark-stop")
+        with gr.Row(elem_id="benchmark-export"):
+            as_csv = gr.Button("Export CSV", size="sm", min_width=90, elem_id="benchmark-csv")
+            as_json = gr.Button("Export JSON", size="sm", min_width=90, elem_id="benchmark-json")
+            file = gr.DownloadButton(visible="hidden", elem_id="benchmark-file")
     said = notice("benchmark-notice")
     card = progress_card("benchmark-progress")
     with gr.Row(equal_height=False):
@@ -160,7 +158,7 @@ def results_table(found: Sequence[Result]) -> dict[str, Any]:
     categories = list(dict.fromkeys(name for each in found for name in each.categories))
     columns = [
         Column("Model"),
-        Column("Bits, all-in", True, "every stored bit of the binarized layers over their number of weights"),
+        Column("Bits, all‑in", True, "every stored bit of the binarized layers over their number of weights"),
         Column("Nominal", True, "what papers print: 1 + the share of salient columns"),
         Column("Size", True, "bytes of the packed layers"),
         Column("Overall", True, "with the 95 % interval and the number of questions"),

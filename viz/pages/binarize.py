@@ -37,7 +37,7 @@ MOST_QUESTIONS = 2000
 NO_RUN_CHART = "The error of each layer appears here, one bar at a time, as it is binarized."
 COLUMNS = (
     Column("Run"),
-    Column("Bits, all-in", True, "every stored bit of the binarized layers over their number of weights"),
+    Column("Bits, all‑in", True, "every stored bit of the binarized layers over their number of weights"),
     Column("Nominal", True, "what papers print: 1 + the share of salient columns"),
     Column("Size", True, "bytes of the packed layers"),
     Column("Accuracy", True, "held-out questions answered exactly, with the 95 % interval"),
@@ -56,6 +56,13 @@ def build(store: Store, shared: Shared) -> None:
             method = gr.Dropdown(
                 [], label="Method", info="How weights become bits.", elem_id="binarize-method", filterable=False
             )
+            sensitivity = gr.Radio(
+                [("Input side", "input"), ("Fisher", "fisher")],
+                value=default.kind,
+                label="Significance from",
+                info="inputs alone, or inputs and output gradients",
+                elem_id="binarize-sensitivity",
+            )
             sliders = {
                 name: gr.Slider(
                     *THRESHOLD_RANGES[name],
@@ -71,23 +78,24 @@ def build(store: Store, shared: Shared) -> None:
                     ("sparsity_thr", "Unimodal: sparsity", "how much one modality must dominate, 0 to 1"),
                 )
             }
-            with gr.Row():
-                sensitivity = gr.Radio(
-                    [("Input side", "input"), ("Fisher", "fisher")],
-                    value=default.kind,
-                    label="Significance from",
-                    info="inputs alone, or inputs and output gradients",
-                    elem_id="binarize-sensitivity",
-                    min_width=150,
-                )
-                iterations = gr.Slider(
-                    0, 30, value=15, step=1, label="Rounds", info="of alternating refinement", min_width=150
-                )
             scope = gr.Radio([WHOLE, BLOCK, LAYER], value=WHOLE, label="Layers", elem_id="binarize-scope")
             block = gr.Number(value=0, precision=0, minimum=0, label="Block", visible=False, elem_id="binarize-block")
-            with gr.Row():
+            with gr.Row(elem_id="binarize-go"):
+                start = gr.Button("Binarize", variant="primary", elem_id="binarize-run", min_width=120)
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="binarize-stop", min_width=80)
+            said = notice("binarize-notice")
+            with gr.Accordion("Rounds, calibration, questions, seed", open=False, elem_id="binarize-more"):
+                iterations = gr.Slider(
+                    0, 30, value=15, step=1, label="Rounds", info="of alternating refinement", elem_id="binarize-rounds"
+                )
                 samples = gr.Slider(
-                    16, 1024, value=512, step=16, label="Calibration samples", min_width=150, elem_id="binarize-samples"
+                    16,
+                    1024,
+                    value=512,
+                    step=16,
+                    label="Calibration samples",
+                    info="conversations on which significance is measured",
+                    elem_id="binarize-samples",
                 )
                 questions = gr.Slider(
                     0,
@@ -96,14 +104,9 @@ def build(store: Store, shared: Shared) -> None:
                     step=50,
                     label="Held-out questions",
                     info="asked after the run",
-                    min_width=150,
                     elem_id="binarize-questions",
                 )
-            seed = gr.Number(value=0, precision=0, minimum=0, label="Seed", elem_id="binarize-seed")
-            with gr.Row():
-                start = gr.Button("Binarize", variant="primary", elem_id="binarize-run", min_width=140)
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="binarize-stop", min_width=100)
-            said = notice("binarize-notice")
+                seed = gr.Number(value=0, precision=0, minimum=0, label="Seed", elem_id="binarize-seed")
         with gr.Column(scale=8, min_width=340):
             card = progress_card("binarize-progress")
             errors = chart("Output error of each layer", no_chart(NO_RUN_CHART), "binarize-errors")
@@ -114,6 +117,8 @@ def build(store: Store, shared: Shared) -> None:
                 packed = gr.DownloadButton(visible="hidden", elem_id="binarize-zip")
 
     mine = memory("job")
+    carried = gr.State(explored(default))
+    handed: dict[str, Any] = {**sliders, "kind": sensitivity}
     recipe_inputs = [method, *sliders.values(), sensitivity, iterations, scope, block, samples, seed, questions]
 
     def fill() -> tuple[Any, ...]:
@@ -164,7 +169,7 @@ def build(store: Store, shared: Shared) -> None:
             ended = each.ended
             shown = {
                 card: progress_value(each, jobs.before(each), result_facts(store, each)),
-                errors: job_chart(each),
+                errors: job_chart(store, each),
                 stop: gr.Button(interactive=not ended),
             }
             if ended:
@@ -173,14 +178,19 @@ def build(store: Store, shared: Shared) -> None:
                     shown[shared.header] = header_value(store, replace(selection, run=each.run_id))
             yield shown
 
-    def look(event: gr.EventData, identifier: str) -> tuple[Any, Any]:
-        """The runs, and the errors of the chosen one unless this visitor's job is drawing there."""
+    def look(event: gr.EventData, identifier: str, seen: dict[str, Any]) -> dict[Any, Any]:
+        """The runs, the errors of the chosen one unless this visitor's job is drawing there, and the thresholds and the
+        sensitivity of Explore where they have changed since: what a visitor sets here stays otherwise."""
         job = jobs.get(identifier)
         selection = signalled(store, event)
-        if (job is not None and not job.ended) or not selection.run:
-            return runs_table(store), gr.skip()
-        run = store.run(selection.run)
-        return runs_table(store), errors_chart(list(run.reports.values()), len(run.names), run.recipe.method)
+        shown: dict[Any, Any] = {listed: runs_table(store)}
+        chosen = explored(selection)
+        shown |= {field: chosen[name] for name, field in handed.items() if chosen[name] != seen.get(name)}
+        shown[carried] = chosen
+        if (job is None or job.ended) and selection.run:
+            run = store.run(selection.run)
+            shown[errors] = errors_chart(store, list(run.reports.values()), run.names, run.recipe.method)
+        return shown
 
     def halt(identifier: str) -> None:
         job = jobs.get(identifier)
@@ -208,7 +218,9 @@ def build(store: Store, shared: Shared) -> None:
         "concurrency_limit": None,
         **quiet,
     }
-    selection_signal("binarize").select(look, mine, [listed, errors], **at_once)
+    selection_signal("binarize").select(
+        look, [mine, carried], [listed, errors, carried, *handed.values()], **at_once
+    )
     method.change(explain, method, [method, *sliders.values(), sensitivity], **at_once)
     scope.change(place, [scope, shared.selection], [block, said], **at_once)
     start.click(begin, [shared.selection, *recipe_inputs], [said, mine, stop], **at_once).then(**followed)
@@ -285,27 +297,37 @@ def checked_questions(value: object) -> int:
     return number
 
 
-def job_chart(job: Job) -> dict[str, Any]:
+def explored(selection: Selection) -> dict[str, Any]:
+    """What Explore hands over to the form, by the selection's names."""
+    return {name: getattr(selection, name) for name in (*THRESHOLD_RANGES, "kind")}
+
+
+def job_chart(store: Store, job: Job) -> dict[str, Any]:
     """The error of each linear that the job has finished, room left for those to come."""
-    method = job.task.recipe.method if job.task.recipe is not None else ""
-    return errors_chart(job.reports, job.total, method)
+    recipe = job.task.recipe
+    names = recipe.linears if recipe is not None else None
+    if names is None:
+        names = tuple(store.lvlm.decoder_linears) if job.reports and store.loaded else ("",) * job.total
+    return errors_chart(store, job.reports, names, recipe.method if recipe is not None else "")
 
 
-def errors_chart(reports: Sequence[LinearReport], total: int, method: str) -> dict[str, Any]:
-    """One bar per finished linear of `total`."""
+def errors_chart(
+    store: Store, reports: Sequence[LinearReport], names: Sequence[str], method: str
+) -> dict[str, Any]:
+    """One bar per finished linear, and room for those of `names` that are still to come, in forward order."""
     if not reports:
         return no_chart(NO_RUN_CHART)
-    waiting = total - len(reports)
-    last = reports[-1]
+    waiting = names[len(reports) :]
+    known = store.lvlm.info if store.loaded else {}
     drawn = layer_error.info(
-        [report.name for report in reports] + [""] * waiting,
-        [report.block for report in reports] + [last.block] * waiting,
-        [report.kind for report in reports] + [""] * waiting,
-        [report.relative_loss for report in reports] + [None] * waiting,
+        [report.name for report in reports] + list(waiting),
+        [report.block for report in reports] + [known[name].block if name in known else None for name in waiting],
+        [report.kind for report in reports] + [known[name].kind if name in known else "" for name in waiting],
+        [report.relative_loss for report in reports] + [None] * len(waiting),
         method,
     )
     worst = max(reports, key=lambda report: report.relative_loss)
-    words = f"{len(reports)} of {total} layers; the largest error is that of block {worst.block}, {worst.kind}: "
+    words = f"{len(reports)} of {len(names)} layers; the largest error is that of block {worst.block}, {worst.kind}: "
     words += f"{100 * worst.relative_loss:.2f} % of its output energy."
     return chart_value("layer-error", lambda dark: layer_error.figure(drawn, dark), words)
 

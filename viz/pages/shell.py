@@ -163,10 +163,13 @@ def gradio_theme() -> gr.themes.Base:
     return gr.themes.Base(
         font=[gr.themes.LocalFont("IBM Plex Sans", weights), "ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights), "ui-monospace", "monospace"],
-        radius_size=gr.themes.sizes.radius_md,
+        radius_size=gr.themes.sizes.radius_lg,
     ).set(
         **colours,
         block_border_width="1px",
+        block_radius="12px",
+        button_border_width="1px",
+        input_border_width="1px",
         block_shadow="none",
         block_label_text_weight="600",
         block_title_text_weight="600",
