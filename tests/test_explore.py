@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from sab import runs
 from sab.errors import SabError
 from sab.significance import PARTITION_NAMES, Thresholds, significance_map
 from viz.downsample import decode, encode
@@ -104,7 +106,7 @@ def test_a_pooled_tile_says_its_factor_and_which_weight_it_shows(pooling: str) -
         assert decode(codes)[0] == pytest.approx(float(found.language[:4, :4].mean()), rel=1e-3)
 
 
-def rows(text: str) -> list[dict[str, str]]:
+def lines_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -112,7 +114,7 @@ def rows(text: str) -> list[dict[str, str]]:
 def test_exported_cells_are_the_map_to_the_last_digit(thresholds: Thresholds) -> None:
     bench = Bench()
     found = bench.significance("r", NAME, thresholds, "input")
-    lines = rows(data(bench).cells({**ASK, **vars(thresholds)})["csv"])
+    lines = lines_of(data(bench).cells({**ASK, **vars(thresholds)})["csv"])
     assert len(lines) == 96 * 80
     assert Counter(line["class"] for line in lines) == Counter({k: v for k, v in found.counts().items() if v})
     for name in ("language", "vision"):
@@ -122,21 +124,21 @@ def test_exported_cells_are_the_map_to_the_last_digit(thresholds: Thresholds) ->
 
 
 def test_exported_cells_are_those_in_view() -> None:
-    lines = rows(data().cells({**ASK, "rectangle": [0, 0, 96, 80], "view": [10.2, 5, 12, 7.5]})["csv"])
+    lines = lines_of(data().cells({**ASK, "rectangle": [0, 0, 96, 80], "view": [10.2, 5, 12, 7.5]})["csv"])
     assert {(line["row"], line["column"]) for line in lines} == {(r, c) for r in ("10", "11") for c in ("5", "6", "7")}
 
 
 def test_exported_pooled_cells_name_their_strongest_weight_or_count_all() -> None:
     bench = Bench(shape=(700, 601))
     found = bench.significance("r", NAME, Thresholds(), "input")
-    strongest = rows(data(bench).cells({**ASK, "pooling": "max"})["csv"])
+    strongest = lines_of(data(bench).cells({**ASK, "pooling": "max"})["csv"])
     assert len(strongest) == 175 * 151
     for line in strongest[:: len(strongest) // 50]:
         place = int(line["row"]), int(line["column"])
         assert line["pooled"] == "4"
         assert line["class"] == PARTITION_NAMES[found.partition[place]]
         assert np.float32(line["significance_vision"]) == found.vision[place]
-    counted = rows(data(bench).cells({**ASK, "pooling": "mean"})["csv"])
+    counted = lines_of(data(bench).cells({**ASK, "pooling": "mean"})["csv"])
     assert {name: sum(int(line[name]) for line in counted) for name in PARTITION_NAMES} == found.counts()
 
 
@@ -253,6 +255,16 @@ def test_the_first_run_shown_is_of_the_model_that_is_open(monkeypatch: pytest.Mo
     chosen, sentence = Store("/m").resolve(Selection(run="gone", linear="gone"))
     assert (chosen.run, chosen.linear) == ("d", NAME)
     assert "gone" in sentence
+
+
+def test_shipped_runs_of_another_model_are_not_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(directory: Path, model: str | None) -> Any:
+        return SimpleNamespace(id=directory.name, directory=directory, recipe=SimpleNamespace(model=model))
+
+    listed = [run(runs.ASSET_RUNS / "shipped", None), run(tmp_path / "own", "/m"), run(tmp_path / "other", "/n")]
+    monkeypatch.setattr(runs, "list_runs", lambda *directories: listed)
+    assert [each.id for each in Store(None, [tmp_path]).runs()] == ["shipped", "own", "other"]
+    assert [each.id for each in Store("/m", [tmp_path]).runs()] == ["own", "other"]
 
 
 def test_the_cache_is_bounded_by_cost_and_builds_once() -> None:

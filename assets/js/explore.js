@@ -327,6 +327,8 @@
           make("h2", {}, "No run to show yet"),
           make("p", { class: "sab-note" }, "Binarize the model first; its layers then appear here."),
           make("button", { type: "button", class: "sab-button primary", onclick: () => lens.update({ tab: "binarize" }, { push: true }) }, "Go to Binarize")));
+        const { error } = await this.ask("model");
+        if (error && wanted === this.overviewAsked) this.problem.replaceChildren(this.failure(error, () => this.showOverview()));
         return;
       }
       this.body.hidden = false;

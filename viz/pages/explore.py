@@ -68,6 +68,7 @@ def build(store: Store, shared: Shared) -> None:
             answer(view.cells),
             answer(view.weight),
             answer(view.fisher),
+            answer(view.model),
         ],
         apply_default_css=False,
         elem_id="sab-explore",
@@ -224,6 +225,11 @@ class ExploreData:
         if request.get("start") is True:
             self._store.compute_fisher()
         return {"state": work.state, "share": work.share, "message": work.message}
+
+    def model(self, request: Request) -> Answer:
+        """The name of the model, once it is loaded; what a page without a run asks, to say if that failed."""
+        _ = self._store.lvlm
+        return {"name": self._store.model_name}
 
     def _run(self, request: Request) -> Run:
         return self._store.run(str(request.get("run", "")))

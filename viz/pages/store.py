@@ -231,15 +231,15 @@ class Store:
         threading.Thread(target=load, name="load-model", daemon=True).start()
 
     def runs(self, fresh: bool = False) -> list[Run]:
-        """All runs, the shipped ones first. Directories are read anew when the last look is older than a
-        second, or at once with `fresh`: a run may just have ended."""
+        """All runs, the shipped ones first where they are of the model that is open. Directories are read anew when the
+        last look is older than a second, or at once with `fresh`: a run may just have ended."""
         from sab import runs
 
         with self._runs_lock:
             if fresh or time.monotonic() - self._runs_read > 1.0:
                 self._runs = runs.list_runs(runs.ASSET_RUNS, *(self._run_directories or (runs.USER_RUNS,)))
                 self._runs_read = time.monotonic()
-            return list(self._runs)
+            return [run for run in self._runs if run.directory.parent != runs.ASSET_RUNS or self.made_from(run)]
 
     @property
     def new_runs(self) -> Path:
