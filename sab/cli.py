@@ -21,12 +21,12 @@ from sab.errors import SabError
 
 if TYPE_CHECKING:
     from sab.demo.suite import Question
-    from sab.evaluate import Evaluation
     from sab.models import LVLM
     from sab.runs import Recipe, Run
 
 SUITES = ("demo", "final", "tuning", "trained")  # demo is another name of final
 PROGRESS_SECONDS = 2.0  # between progress lines in a log
+BUDGET_BLOCK_SIZE = 256
 TERMINAL_SECONDS = 0.2  # between redraws on a terminal
 
 
@@ -118,7 +118,10 @@ def _parser() -> Parser:
     quantize.set_defaults(run=_quantize)
     _add_model(quantize, "folder or Hugging Face id; the embedded model when left out")
     _add_recipe(quantize)
-    quantize.add_argument("--method", default="sab")
+    quantize.add_argument("--method", default="sab", help="sab-h@2.0 is sab-h within 2.0 stored bits a weight")
+    quantize.add_argument(
+        "--refine", type=int, help="epochs of refining scales block by block; the method's own if left out"
+    )
     quantize.add_argument("--out", type=Path, required=True, help="directory of the run")
     quantize.add_argument("--resume", action="store_true", help="continue the run in --out")
     quantize.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
@@ -133,8 +136,12 @@ def _parser() -> Parser:
     _add_model(compare, "folder or Hugging Face id; the embedded model when left out")
     _add_recipe(compare)
     _add_suite(compare)
-    compare.add_argument("--methods", default="full,gptq4,sab,arb-rc-cgb,billm,xnor", help="comma-separated")
-    compare.add_argument("--out", type=Path, help="keep the runs below this directory")
+    compare.add_argument(
+        "--methods", default="full,gptq4,sab,arb-rc-cgb,billm,xnor", help="comma-separated; sab-h@2.0 is a budget"
+    )
+    compare.add_argument("--seeds", type=int, default=1, help="calibration seeds, from --seed on")
+    compare.add_argument("--out", type=Path, help="keep the runs below this directory; a stopped comparison goes on")
+    compare.add_argument("--table", type=Path, help="write the table to this JSON file as well")
 
     controls = commands.add_parser("controls", help="null and stability of the maps")
     controls.set_defaults(run=_controls)
@@ -207,7 +214,7 @@ def _add_recipe(parser: Parser) -> None:
     parser.add_argument("--literature", action="store_true", help="as the papers do: lineage compensation, beta 0")
     parser.add_argument("--max-salient", type=int, default=49, help="salient columns per block at most")
     parser.add_argument("--emphasis", default="constant", help="constant or ramp")
-    parser.add_argument("--block-size", type=int, default=128)
+    parser.add_argument("--block-size", type=int, help="128, or 256 within a budget: row scales cost half there")
     parser.add_argument("--keep", default="magnitude", help="what pb-llm keeps weights by: magnitude or hessian")
     parser.add_argument("--parts", default="decoder", help="comma-separated: decoder, projector, vision")
     parser.add_argument("--linears", help="comma-separated names; all of the parts when left out")
@@ -219,8 +226,9 @@ def _add_suite(parser: Parser) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
 
 
-def _recipe(options: argparse.Namespace, method: str) -> Recipe:
-    from sab.runs import Recipe
+def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
+    """The recipe of an entry `method` or `method@bits` under the command's options."""
+    from sab.runs import Recipe, method_and_budget
     from sab.significance import Thresholds
 
     beta, compensation = options.beta, options.compensation
@@ -228,9 +236,13 @@ def _recipe(options: argparse.Namespace, method: str) -> Recipe:
         if beta not in (None, 0.0) or compensation not in (None, "lineage"):
             raise SabError("--literature means lineage compensation and beta 0; leave --compensation and --beta out.")
         beta, compensation = 0.0, "lineage"
+    method, bits = method_and_budget(entry)
     recipe = Recipe(
         model=str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model,
         method=method,
+        search=Recipe.search if bits is None else "budget",
+        bits=bits,
+        refine=getattr(options, "refine", None),
         thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
         sensitivity=options.sensitivity,
         split=options.split,
@@ -243,7 +255,7 @@ def _recipe(options: argparse.Namespace, method: str) -> Recipe:
         compensation=Recipe.compensation if compensation is None else compensation,
         max_salient=options.max_salient,
         emphasis=options.emphasis,
-        block_size=options.block_size,
+        block_size=options.block_size or (Recipe.block_size if bits is None else BUDGET_BLOCK_SIZE),
         damping=options.damping,
         keep=options.keep,
     )
@@ -341,28 +353,15 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
     return [*asked, *(Question(None, **asdict(ask)) for scene, ask in others if scene is None)]
 
 
-def _assess(
-    lvlm: LVLM, full: LVLM | None, asked: Sequence[Question], options: argparse.Namespace, progress: Progress
-) -> tuple[dict[str, Any], Evaluation]:
-    """Accuracy, blank-picture control and, beside a full-precision model, divergence; as pages store them."""
-    from sab import evaluate
-
-    found = evaluate.evaluate(lvlm, asked, False, options.batch_size, progress)
-    blank = evaluate.evaluate(lvlm, asked, True, options.batch_size, progress)
-    figures = {**found.summary(), "blank_picture": blank.summary(), "suite": options.suite}
-    if full is not None:
-        figures["divergence"] = asdict(evaluate.divergence(full, lvlm, asked, options.batch_size, progress))
-    return figures, found
-
-
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from sab import models
+    from sab.compare import assess
 
     asked = _questions(options)
     lvlm, run = _open(options)
     full = models.load(run.recipe.model, options.device, options.dtype) if run is not None else None
     progress = Progress()
-    figures, _ = _assess(lvlm, full, asked, options, progress)
+    figures = assess(lvlm, full, asked, options.suite, options.batch_size, progress).figures
     progress.end()
     for category, accuracy in figures["accuracy"].items():
         low, high = figures["interval"][category]
@@ -377,46 +376,38 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    from contextlib import ExitStack
+    from functools import partial
     from tempfile import TemporaryDirectory
 
-    from sab import calibration, models, runs, sequential
+    from sab import models
     from sab.binarizers import METHODS
-    from sab.evaluate import agreement
+    from sab.compare import compare
 
-    methods = [method.strip() for method in options.methods.split(",") if method.strip()]
-    recipes = {method: _recipe(options, method) for method in methods if method != "full"}
-    if not methods:
+    entries = [entry.strip() for entry in options.methods.split(",") if entry.strip()]
+    if not entries:
         raise SabError(f"--methods is empty; choose from full, {', '.join(METHODS)}.")
+    if options.seeds < 1:
+        raise SabError("--seeds must be at least 1.")
+    recipes = {entry: _recipe(options, entry) for entry in entries if entry != "full"}
     asked = _questions(options)
     full = models.load(options.model, options.device, options.dtype)
     progress = Progress()
-    figures, reference = _assess(full, None, asked, options, progress)
-    parts = _parts(options)
-    weights = sum(linear.weight.numel() for name, linear in full.linears.items() if full.info[name].part in parts)
-    rows = []
-    if "full" in methods:
-        bits = 16.0  # checkpoints of this kind are kept in bfloat16
-        sizes = {"bits_nominal": bits, "bits_all_in": bits, "bytes": int(weights * bits / 8)}
-        rows.append({"method": "full", "label": "Full precision", **sizes, "seconds": 0.0, **figures})
-        if options.out is not None:
-            stored = options.out / f"full-{full.fingerprint[:12]}" / "accuracy.json"
-            runs.write_json(stored, figures)
-    samples = calibration.embedded(options.samples, options.seed)
-    shared: dict[str, Any] = {"samples": samples}
-    if recipes and "decoder" in parts:
-        shared["sensitivities"] = sequential.maps(
-            full, samples, options.sensitivity, options.split, progress, options.damping
+    with ExitStack() as stack:
+        where = options.out or Path(stack.enter_context(TemporaryDirectory(prefix="sab-compare-")))
+        found = compare(
+            full,
+            recipes,
+            asked,
+            options.suite,
+            range(options.seed, options.seed + options.seeds),
+            where,
+            partial(_binarize, progress=progress),
+            options.batch_size,
+            progress,
         )
-    with TemporaryDirectory(prefix="sab-compare-") as scratch:
-        for method, recipe in recipes.items():
-            lvlm = full.copy()
-            run = _binarize(lvlm, recipe, (options.out or Path(scratch)) / method, progress, **shared)
-            figures, found = _assess(lvlm, full, asked, options, progress)
-            run.record_accuracy(figures)
-            label = {"label": METHODS[method].label, "agreement": agreement(reference, found)}
-            summary = _run_summary(run)
-            rows.append({**summary, **label, **figures, "seconds": summary["seconds"]})
     progress.end()
+    rows = [row for row in found["rows"] if row["entry"] in entries]
     for row in rows:
         low, high = row["interval"]["overall"]
         kl = f"KL {row['divergence']['kl']:.3f}" if "divergence" in row else ""
@@ -424,7 +415,28 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             f"{row['label']:16s} {100 * row['accuracy']['overall']:5.1f} % ({100 * low:.0f}–{100 * high:.0f})  "
             f"{row['bits_nominal']:.2f} bits nominal, {row['bits_all_in']:.2f} all-in  {kl}"
         )
-    return {"model": full.source, "questions": len(asked), "literature": options.literature, "rows": rows}
+    for entry in found["gaps"]:
+        low, high = entry["accuracy"]["interval"]
+        progress.say(
+            f"{entry['first']} against {entry['second']}: {100 * entry['accuracy']['value']:+.1f} points "
+            f"({100 * low:+.1f} to {100 * high:+.1f}), KL {entry['kl']['value']:+.4f}"
+        )
+    result = {
+        "model": full.source,
+        "fingerprint": full.fingerprint,
+        "suite": options.suite,
+        "questions": len(asked),
+        "seeds": options.seeds,
+        "samples": options.samples,
+        "literature": options.literature,
+        "rows": rows,
+        "gaps": found["gaps"],
+    }
+    if options.table is not None:
+        from sab import runs
+
+        runs.write_json(options.table, result)
+    return result
 
 
 def _map_recipe(options: argparse.Namespace) -> Recipe:

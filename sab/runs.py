@@ -167,6 +167,18 @@ class Recipe:
         return recipe
 
 
+def method_and_budget(entry: str) -> tuple[str, float | None]:
+    """What `sab-h` and `sab-h@2.0` name: a method, and the stored bits a weight it may use (None: no budget).
+
+    SabError for bits that are no number.
+    """
+    method, mark, bits = entry.partition("@")
+    try:
+        return method, float(bits) if mark else None
+    except ValueError as error:
+        raise SabError(f"{entry!r} is no method with a budget of bits; write it as sab-h@2.0.") from error
+
+
 @dataclass(frozen=True)
 class LinearReport:
     """What became of one linear.

@@ -1,0 +1,231 @@
+"""Several methods on one model, over one or more calibration seeds: the rows of the paper's table.
+
+A method is run and evaluated once per calibration seed. What a seed changes and which questions were asked are two
+sources of chance: accuracy is averaged over the seeds per question first, and the interval is that of the mean over
+questions, `mean ± 1.96 sd / sqrt(questions)` (Wilson's where there is one seed). Gaps between two methods are
+paired, question by question, so that questions that are hard for both take no part in their interval.
+
+Every cell of the table is a run directory with its evaluation, answer by answer; a comparison that was stopped
+goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sab import calibration, evaluate, runs, sequential
+from sab.binarizers import METHODS
+from sab.runs import Recipe, Run
+
+if TYPE_CHECKING:
+    from sab.demo.suite import Question
+    from sab.models import LVLM
+
+CONTROL = "arb-rc-cgb"  # what `sab` differs from by its map alone
+FULL_BITS = 16.0  # checkpoints of this kind are kept in bfloat16
+Progress = Callable[[str, float], None]
+Binarize = Callable[..., Run]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One evaluation, question by question: the stored `figures`, and `correct` [questions] and `kl` [questions]
+    (nats to full precision; empty for full precision itself) with the `answers`."""
+
+    figures: dict[str, Any]
+    answers: list[str]
+    correct: list[bool]
+    kl: list[float]
+
+
+def assess(
+    lvlm: LVLM,
+    full: LVLM | None,
+    questions: Sequence[Question],
+    suite: str,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Asked:
+    """Accuracy, blank-picture control and, beside a full-precision model, divergence; figures as pages store
+    them."""
+    found = evaluate.evaluate(lvlm, questions, False, batch_size, progress)
+    blank = evaluate.evaluate(lvlm, questions, True, batch_size, progress)
+    figures = {**found.summary(), "blank_picture": blank.summary(), "suite": suite}
+    kl: list[float] = []
+    if full is not None:
+        distances = evaluate.answer_distances(full, lvlm, questions, batch_size, progress)
+        figures["divergence"] = asdict(evaluate.summed(distances))
+        kl = [distance.kl for distance in distances]
+    return Asked(figures, found.answers, found.correct, kl)
+
+
+def compare(
+    full: LVLM,
+    recipes: Mapping[str, Recipe],
+    questions: Sequence[Question],
+    suite: str,
+    seeds: Sequence[int],
+    directory: Path,
+    binarize: Binarize,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """A row for full precision and for each of `recipes` (by the name of its entry), and the gaps to CONTROL.
+
+    `binarize(lvlm, recipe, directory, **shared)` makes a run, and continues or reads one that is there. Runs lie
+    below `directory`, named after their entry (and the seed, from the second on). The recipes' own seed is
+    ignored.
+    """
+    tell = progress or (lambda stage, share: None)
+    identity = hashlib.sha256("\n".join(f"{q.prompt}\t{q.answer}" for q in questions).encode()).hexdigest()
+    reference = _kept(directory / f"full-{full.fingerprint[:12]}", identity)
+    if reference is None:
+        measured = assess(full, None, questions, suite, batch_size, tell)
+        reference = _keep(directory / f"full-{full.fingerprint[:12]}", identity, measured)
+    cells: dict[str, list[tuple[Run, Asked]]] = {name: [] for name in recipes}
+    for number, seed in enumerate(seeds):
+        shared: dict[str, Any] = {}
+        for name, recipe in recipes.items():
+            recipe = replace(recipe, seed=seed)
+            place = directory / (name if number == 0 else f"{name}-seed{seed}")
+            if not shared and not (place / "manifest.json").exists():
+                shared = _shared(full, recipe, tell)
+            lvlm = full.copy()
+            run = binarize(lvlm, recipe, place, **shared)
+            found = _kept(place, identity)
+            if found is None:
+                found = _keep(place, identity, assess(lvlm, full, questions, suite, batch_size, tell))
+                runs.write_manifest(run)
+            cells[name].append((run, found))
+    rows = [_full_row(full, recipes, reference)]
+    rows += [_row(name, cells[name], questions, reference) for name in recipes]
+    gaps = []
+    if CONTROL in recipes:
+        control = [asked for _, asked in cells[CONTROL]]
+        gaps = [gap(name, CONTROL, [a for _, a in cells[name]], control) for name in recipes if name != CONTROL]
+    return {"rows": rows, "gaps": gaps}
+
+
+def gap(first: str, second: str, one: Sequence[Asked], two: Sequence[Asked]) -> dict[str, Any]:
+    """How far `first` lies above `second`, paired by question and averaged over seeds: accuracy (share) and KL
+    (nats), each with its 95 % interval."""
+    found: dict[str, Any] = {"first": first, "second": second}
+    for name in ("correct", "kl"):
+        difference = np.mean([getattr(a, name) for a in one], 0) - np.mean([getattr(b, name) for b in two], 0)
+        value, low, high = _mean_interval(difference)
+        found["accuracy" if name == "correct" else "kl"] = {"value": value, "interval": [low, high]}
+    return found
+
+
+def _shared(full: LVLM, recipe: Recipe, tell: Progress) -> dict[str, Any]:
+    """What all methods of one seed share: the samples, and the maps where the decoder takes part."""
+    samples = calibration.embedded(recipe.samples, recipe.seed)
+    if "decoder" not in recipe.parts:
+        return {"samples": samples}
+    found = sequential.maps(full, samples, recipe.sensitivity, recipe.split, tell, recipe.damping)
+    return {"samples": samples, "sensitivities": found}
+
+
+def _mean_interval(values: Any) -> tuple[float, float, float]:
+    """Mean and 95 % interval of values over questions."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    margin = evaluate.Z_95 * float(array.std(ddof=1)) / math.sqrt(len(array)) if len(array) > 1 else math.inf
+    return mean, mean - margin, mean + margin
+
+
+def _full_row(full: LVLM, recipes: Mapping[str, Recipe], reference: Asked) -> dict[str, Any]:
+    parts = next(iter(recipes.values())).parts if recipes else Recipe.parts
+    weights = sum(linear.weight.numel() for name, linear in full.linears.items() if full.info[name].part in parts)
+    sizes = {"bits_nominal": FULL_BITS, "bits_all_in": FULL_BITS, "bytes": int(weights * FULL_BITS / 8)}
+    named = {"entry": "full", "method": "full", "label": "Full precision", **sizes}
+    return {**reference.figures, **named, "seconds": 0.0}
+
+
+def _row(
+    name: str, cells: Sequence[tuple[Run, Asked]], questions: Sequence[Question], reference: Asked
+) -> dict[str, Any]:
+    """One method's row: means over its calibration seeds."""
+    asked = [found for _, found in cells]
+    figures = [found.figures for found in asked]
+    made = [run for run, _ in cells]
+    correct = np.mean([found.correct for found in asked], 0)  # per question, over seeds
+    accuracy = _average([entry["accuracy"] for entry in figures])
+    interval = figures[0]["interval"]
+    if len(cells) > 1:
+        places = {group: [i for i, q in enumerate(questions) if group in ("overall", q.category)] for group in accuracy}
+        interval = {group: list(_clip(_mean_interval(correct[inside])[1:])) for group, inside in places.items()}
+    kl, low, high = _mean_interval(np.mean([found.kl for found in asked], 0))
+    first = figures[0]
+    same = [np.mean([a == b for a, b in zip(found.answers, reference.answers, strict=True)]) for found in asked]
+    method = made[0].recipe.method
+    budget = f" {made[0].recipe.bits:g} bits" if made[0].recipe.bits is not None else ""
+    return {
+        "entry": name,
+        "run": str(made[0].directory),
+        "method": method,
+        "label": METHODS[method].label + budget,
+        "linears": len(made[0].reports),
+        "bits_nominal": float(np.mean([run.bits_nominal for run in made])),
+        "bits_all_in": float(np.mean([run.bits_all_in for run in made])),
+        "bytes": round(float(np.mean([run.bytes for run in made]))),
+        "seconds": float(np.mean([run.seconds for run in made])),
+        "finished": all(run.finished for run in made),
+        "seeds": len(cells),
+        "accuracy": accuracy,
+        "accuracy_by_seed": [entry["accuracy"]["overall"] for entry in figures],
+        "interval": interval,
+        "counts": first["counts"],
+        "blank_picture": {
+            **first["blank_picture"],
+            "accuracy": _average([entry["blank_picture"]["accuracy"] for entry in figures]),
+        },
+        "perplexity": float(np.mean([entry["perplexity"] for entry in figures])),
+        "tokens_per_second": float(np.mean([entry["tokens_per_second"] for entry in figures])),
+        "divergence": {
+            "kl": kl,
+            "interval": [low, high],
+            "top_agreement": float(np.mean([entry["divergence"]["top_agreement"] for entry in figures])),
+            "tokens": first["divergence"]["tokens"],
+        },
+        "agreement": float(np.mean(same)),
+        "suite": first["suite"],
+    }
+
+
+def _average(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([entry[key] for entry in entries])) for key in entries[0]}
+
+
+def _clip(ends: tuple[float, float]) -> tuple[float, float]:
+    return max(0.0, ends[0]), min(1.0, ends[1])
+
+
+def _keep(directory: Path, identity: str, found: Asked) -> Asked:
+    """Store an evaluation answer by answer, beside the figures that pages read; returns it as stored."""
+    runs.write_json(directory / "accuracy.json", found.figures)
+    answers = {"questions": identity, "answers": found.answers, "correct": found.correct}
+    runs.write_json(directory / "answers.json", {**answers, "kl": found.kl})
+    kept = _kept(directory, identity)
+    assert kept is not None
+    return kept
+
+
+def _kept(directory: Path, identity: str) -> Asked | None:
+    """A stored evaluation on exactly these questions, else None."""
+    try:
+        answers = json.loads((directory / "answers.json").read_text(encoding="utf-8"))
+        figures = json.loads((directory / "accuracy.json").read_text(encoding="utf-8"))
+        if answers["questions"] != identity:
+            return None
+        return Asked(figures, answers["answers"], answers["correct"], answers["kl"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not there, or damaged: it is measured again

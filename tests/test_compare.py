@@ -1,0 +1,86 @@
+"""The table of methods: entries, means over calibration seeds, paired gaps, and going on where it stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sab import compare, evaluate
+from sab.compare import Asked, gap
+from sab.demo.suite import questions
+from sab.errors import SabError
+from sab.models import LVLM, load
+from sab.runs import Recipe, Run, method_and_budget
+from sab.sequential import quantize
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")
+QUICK = Recipe(samples=2, iterations=1, linears=("model.language_model.layers.0.mlp.down_proj",))
+ENTRIES = {name: replace(QUICK, method=name) for name in ("arb-rc-cgb", "xnor")}
+
+
+def make(lvlm: LVLM, recipe: Recipe, directory: Path, **shared: object) -> Run:
+    list(quantize(lvlm, recipe, directory, **shared))  # type: ignore[arg-type]
+    return Run.open(directory)
+
+
+def asked(correct: list[bool], kl: list[float]) -> Asked:
+    return Asked({}, [""] * len(correct), correct, kl)
+
+
+def test_entries_name_a_method_and_maybe_a_budget() -> None:
+    assert method_and_budget("sab") == ("sab", None)
+    assert method_and_budget("sab-h@1.75") == ("sab-h", 1.75)
+    with pytest.raises(SabError, match="budget"):
+        method_and_budget("sab-h@two")
+
+
+def test_a_gap_is_paired_by_question() -> None:
+    """Two methods that fail on the same hard questions differ by nothing, with certainty."""
+    hard = [True, False] * 50
+    same = gap("a", "b", [asked(hard, [0.1] * 100)], [asked(hard, [0.1] * 100)])
+    assert same["accuracy"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    better = [True] * 10 + hard[10:]
+    found = gap("a", "b", [asked(better, [0.1] * 100)], [asked(hard, [0.2] * 100)])
+    assert found["accuracy"]["value"] == pytest.approx(0.05)
+    assert found["accuracy"]["interval"][0] > 0  # unpaired, the interval would be ±14 points wide
+    assert found["kl"]["value"] == pytest.approx(-0.1)
+
+
+def test_seeds_are_averaged_per_question_before_the_interval() -> None:
+    one, two = asked([True, True, False, False], [1, 1, 1, 1]), asked([True, False, True, False], [3, 3, 3, 3])
+    zero = asked([False] * 4, [0] * 4)
+    found = gap("a", "b", [one, two], [zero, zero])
+    values = np.array([1.0, 0.5, 0.5, 0.0])
+    assert found["accuracy"]["value"] == 0.5
+    margin = evaluate.Z_95 * values.std(ddof=1) / 2
+    assert found["accuracy"]["interval"] == pytest.approx([0.5 - margin, 0.5 + margin])
+    assert found["kl"]["value"] == 2
+
+
+def test_a_comparison_has_a_row_per_entry_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, suite = load(), questions("final", 8)
+    found = compare.compare(full, ENTRIES, suite, "final", [0, 1], tmp_path, make)
+    assert [row["entry"] for row in found["rows"]] == ["full", "arb-rc-cgb", "xnor"]
+    assert [entry["first"] for entry in found["gaps"]] == ["xnor"]
+    row = found["rows"][2]
+    assert row["seeds"] == len(row["accuracy_by_seed"]) == 2
+    assert row["accuracy"]["overall"] == pytest.approx(np.mean(row["accuracy_by_seed"]))
+    assert {path.name for path in tmp_path.iterdir() if "full" not in path.name} == {
+        *("arb-rc-cgb", "arb-rc-cgb-seed1"),
+        *("xnor", "xnor-seed1"),
+    }
+    Run.open(tmp_path / "xnor").verify()
+    stored = json.loads((tmp_path / "xnor" / "answers.json").read_text())
+    assert len(stored["answers"]) == len(stored["correct"]) == len(stored["kl"]) == 8
+
+    def measured_again(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(evaluate, "evaluate", measured_again)
+    assert compare.compare(full, ENTRIES, suite, "final", [0, 1], tmp_path, make) == found
+    with pytest.raises(AssertionError, match="measured again"):  # other questions are other figures
+        compare.compare(full, ENTRIES, suite[:4], "final", [0, 1], tmp_path, make)
