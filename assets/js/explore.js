@@ -348,7 +348,7 @@
       }
       this.quantity.value = lens.state.colour;
       const { recipe } = answer;
-      const cuts = `as the run saw them: ${recipe.sensitivity === "fisher" ? "Fisher" : "input-side"} sensitivity, top ${Number((100 * recipe.salient_top_p).toPrecision(2))} %`;
+      const cuts = `as the run saw them: ${recipe.sensitivity === "fisher" ? "Fisher" : "input-side"} sensitivity, top ${Number((100 * recipe.salient_top_p).toPrecision(2))}\u00a0%`;
       const classes = ["vision", "language", "cross", "ratio"].includes(lens.state.colour);
       this.quantityNote.textContent = `${capital(answer.quantities[lens.state.colour].reading)}${classes ? `, ${cuts}` : ""}. Click a cell to open its layer below.`;
       this.depthNote.textContent = `Classes of the salient weights of each block, ${cuts}; r is the share of all significance that unimodal weights carry.`;

@@ -252,6 +252,8 @@ class Store:
 
     def run(self, run_id: str) -> Run:
         """The run of that id. Raises SabError when there is none."""
+        if not run_id:
+            raise SabError("There is no run yet: make one in Binarize.")
         for run in self.runs():
             if run.id == run_id:
                 return run
