@@ -25,7 +25,8 @@ from sab.binarizers.block import BlockContext
 from sab.binarizers.codes import BinaryCodes
 from sab.binarizers.signs import as_float, to_half
 
-RIDGE = 1e-6  # above what float32 sums of S leave below zero
+JITTER = 1e-5  # of S, relative to its largest entry: above what float32 sums leave below zero
+RIDGE = 1e-12
 
 
 def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
@@ -57,7 +58,8 @@ def normal_equations(weight: Tensor, codes: BinaryCodes, gram: Tensor) -> tuple[
     """N [n, p, p] and b [n, p], float64, of a block `weight` [n, k] in the metric `gram` S [k, k].
 
     Parameters: the mean of each slot, the scale of each slot, the second scale of the salient columns. S may
-    have any scale.
+    have any scale; where few tokens leave it singular, a trace of the identity keeps parameters that no input
+    tells apart from running off.
     """
     slot = codes.slots()
     members = torch.stack([slot == number for number in range(len(codes.row_scale))]).double()  # [s, n, k]
@@ -65,7 +67,10 @@ def normal_equations(weight: Tensor, codes: BinaryCodes, gram: Tensor) -> tuple[
     second[:, codes.salient] = as_float(codes.second).double()
     features = torch.cat([members, members * as_float(codes.first).double(), second[None]])  # [p, n, k]
     largest = gram.diagonal().max()
-    metric = gram.double() / largest if largest > 0 else torch.zeros_like(gram, dtype=torch.float64)
+    if largest > 0:
+        metric = gram.double() / largest + JITTER * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    else:
+        metric = torch.zeros_like(gram, dtype=torch.float64)
     weighed = features @ metric
     return torch.einsum("pnk,qnk->npq", features, weighed), torch.einsum("pnk,nk->np", weighed, weight.double())
 
