@@ -320,6 +320,19 @@ def test_activations_that_are_not_finite_name_the_linear_that_meets_them(
     assert not any(_files(tmp_path / "run"))
 
 
+def test_activations_that_are_not_finite_are_found_before_any_fit_of_their_block() -> None:
+    clean = sequential.maps(tiny(), SAMPLES)
+    lvlm = tiny()
+    lvlm.linears["model.language_model.layers.1.self_attn.v_proj"].bias.data.fill_(float("nan"))
+    done = []
+    with pytest.raises(SabError, match=r"layers\.1\.self_attn\.o_proj: its calibration activations"):
+        for report in sequential.quantize(lvlm, QUICK, samples=SAMPLES, sensitivities=clean):
+            done.append(report.block)
+    assert done == [0] * 7
+    with pytest.raises(SabError, match=r"layers\.1\..*: its Fisher information"):
+        sequential.maps(lvlm, SAMPLES, "fisher")
+
+
 def test_a_weight_that_is_not_finite_is_named() -> None:
     lvlm = tiny()
     name = list(lvlm.decoder_linears)[3]
