@@ -95,7 +95,8 @@ def compare(
         shared: dict[str, Any] = {}
         for name, recipe in recipes.items():
             recipe = replace(recipe, seed=seed)
-            place = directory / (name if number == 0 else f"{name}-seed{seed}")
+            folder = name.replace("@", "-")
+            place = directory / (folder if number == 0 else f"{folder}-seed{seed}")
             if not shared and not (place / "manifest.json").exists():
                 shared = _shared(full, recipe, tell)
             lvlm = full.copy()

@@ -2,6 +2,8 @@
 
 Figures come from the suites alone: held-out (`final`) and combinations like those trained on (`trained`), each with
 its blank-picture control, and recall of the almanac. The card and `figures.json` are written beside the weights.
+`--comparison FILE` instead writes the table that `sab compare --table FILE` made into the project's README, so that
+no figure there is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from typing import Any
 
 from sab.demo.knowledge import text_question
 from sab.demo.suite import CATEGORIES, Question, questions
+from sab.errors import SabError
 from sab.evaluate import Evaluation, evaluate
 from sab.models import DEMO_MODEL, LVLM, load
 
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 _CARD = """---
 license: apache-2.0
 library_name: transformers
@@ -94,11 +99,58 @@ def measure(lvlm: LVLM, limit: int) -> tuple[dict[str, Any], str]:
     return figures, card
 
 
+def comparison(table: dict[str, Any]) -> str:
+    """The README's table of methods, in Markdown, from what `sab compare` found."""
+    lines = [
+        "| method | accuracy | blank picture | KL to full (nats) | bits nominal | bits all-in | linears |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table["rows"]:
+        low, high = row["interval"]["overall"]
+        kl = row.get("divergence")
+        distance = f"{kl['kl']:.4f} ({kl['interval'][0]:.4f}–{kl['interval'][1]:.4f})" if kl else ""
+        lines.append(
+            f"| {row['label']} | {100 * row['accuracy']['overall']:.1f} % ({100 * low:.0f}–{100 * high:.0f}) "
+            f"| {100 * row['blank_picture']['accuracy']['overall']:.1f} % | {distance} "
+            f"| {row['bits_nominal']:.2f} | {row['bits_all_in']:.2f} | {row['bytes'] / 1e6:.2f} MB |"
+        )
+    seeds = "one calibration seed" if table["seeds"] == 1 else f"mean over {table['seeds']} calibration seeds"
+    head = (
+        f"Embedded model, held-out suite, {table['questions']:,} questions, {seeds} of {table['samples']} samples; "
+        "95 % intervals over questions."
+    )
+    for gap in table["gaps"]:
+        if gap["first"] == "sab":
+            value, (low, high) = gap["accuracy"]["value"], gap["accuracy"]["interval"]
+            kl, (kl_low, kl_high) = gap["kl"]["value"], gap["kl"]["interval"]
+            lines += [
+                "",
+                f"`sab` against its control `{gap['second']}`, paired by question: {100 * value:+.1f} points "
+                f"({100 * low:+.1f} to {100 * high:+.1f}), KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f}).",
+            ]
+    return "\n".join([head, "", *lines])
+
+
+def between(text: str, content: str) -> str:
+    """`text` with what stands between the marks of the README replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not after:
+        raise SabError(f"The README lacks the marks {BEGIN} and {END}; put them where the table belongs.")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
 def main() -> None:
-    """Write README.md and figures.json beside the embedded model's weights."""
+    """Write README.md and figures.json beside the embedded model's weights, or the project's table."""
     parser = argparse.ArgumentParser(prog="sab.demo.card", description="Measure the embedded model, write its card.")
     parser.add_argument("--limit", type=int, default=2000, help="questions a suite")
-    limit = parser.parse_args().limit
+    parser.add_argument("--comparison", type=Path, help="write this table into the project's README, nothing else")
+    options = parser.parse_args()
+    if options.comparison is not None:
+        table = json.loads(options.comparison.read_text(encoding="utf-8"))
+        README.write_text(between(README.read_text(encoding="utf-8"), comparison(table)), encoding="utf-8")
+        return
+    limit = options.limit
     figures, card = measure(load(), limit)
     directory = Path(DEMO_MODEL)
     (directory / "README.md").write_text(card, encoding="utf-8")
