@@ -114,6 +114,18 @@ def test_salient_columns_of_a_budget_are_those_that_cost_most() -> None:
     assert fit.codes.salient[[3, 40, 77]].all()
 
 
+def test_columns_with_more_weighting_keep_less_error() -> None:
+    weight, hessian = gaussian(48, 64), correlated(64)
+    heavy = torch.arange(64) % 4 == 0
+    weighting = torch.where(heavy, 3.0, 1.0).expand(48, -1)
+    plain_error, weighted_error = (
+        weight - fit_block(weight, context(64, hessian, weighting=each)).dense() for each in (None, weighting)
+    )
+    assert float(weighted_error[:, heavy].norm()) < 0.9 * float(plain_error[:, heavy].norm())
+    neutral = fit_block(weight, context(64, hessian, weighting=torch.ones(48, 64))).dense()
+    assert torch.equal(neutral, weight - plain_error)
+
+
 def test_rounds_are_kept_by_the_loss_on_other_samples() -> None:
     weight = gaussian(16, 64)
     seen, unseen = correlated(64, 1, 48), correlated(64, 2, 4096)
