@@ -12,7 +12,7 @@ No fit is carried out. For a set of N values with mean mu, BiLLM's fit of order 
 and squared error `sum x² - N (mu² + alpha²)`; order 2 takes `N (mu_2² + alpha_2²)` off once more. So a
 candidate is judged by its *explained energy*, and with rows sorted once every alpha is a difference of
 prefix sums: `N alpha = 2 sum_{x > mu} (x - mu)`. Cost: a sort, and per candidate a few look-ups per row
-(for the salient count one prefix table per candidate, n * c * k additions).
+(for the salient count one prefix table per candidate, n c² additions).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 PERCENTILES = (0.10, 0.90, 81)
-TABLE_CELLS = 1 << 19  # size of a chunk of prefix tables: small enough for a CPU's cache
+TABLE_CELLS = 1 << 18  # size of a chunk of prefix tables: small enough for a CPU's cache
 TABLE_CELLS_CUDA = 1 << 26
 
 Below = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -65,33 +65,32 @@ def saliency_of(weight: Tensor, inverse_factor: Tensor) -> Tensor:
 
 def best_salient_count(saliency: Tensor, ranked: Tensor, limit: int) -> int:
     """Number of leading columns of `ranked` [k] to call salient, 0..limit, for `saliency` [n, k]."""
-    width = saliency.shape[1]
-    limit = min(limit, width - 1)
+    limit = min(limit, saliency.shape[1] - 1)
     if limit < 1:
         return 0
-    place = torch.empty_like(ranked)
-    place[ranked] = torch.arange(width, device=ranked.device)
-    sizes = torch.arange(1, limit + 1, device=saliency.device)  # [c] candidates
     cells = TABLE_CELLS_CUDA if saliency.is_cuda else TABLE_CELLS
     energy = torch.zeros(limit, dtype=torch.float64, device=saliency.device)
-    for chunk in saliency.split(max(1, cells // (limit * width))):
-        energy += _energy_per_count(chunk, place, sizes)
+    for chunk in saliency.split(max(1, cells // limit**2)):
+        energy += _energy_per_count(chunk, ranked[:limit])
     return int(energy.argmax()) + 1
 
 
-def _energy_per_count(saliency: Tensor, place: Tensor, sizes: Tensor) -> Tensor:
-    """Energy explained by order-2 fits of the first `sizes` columns and of the rest, `[c]` float64."""
-    width = saliency.shape[1]
-    values, index = saliency.sort(dim=1)
+def _energy_per_count(saliency: Tensor, leading: Tensor) -> Tensor:
+    """Energy explained by order-2 fits of the first 1, 2, ... c of the `leading` columns [c] and of the rest of
+    `saliency` [n, k]: `[c]` float64."""
+    width, limit = saliency.shape[1], len(leading)
+    sizes = torch.arange(1, limit + 1, device=saliency.device)  # [c] candidates
+    every = _sorted(saliency)
+    whole = torch.nn.functional.pad(every, (1, 0)).double().cumsum(-1)  # [n, k+1]
+    values, place = saliency[:, leading].sort(dim=1)  # of the columns that are salient for some candidate
     # Number and sum in one table: values are at most 1, so a unit above their sum keeps the two apart
     # (float64: 40 bits remain for the sum). A sentinel in front, a member of no candidate, makes
     # table[..., p] stand for the p smallest values.
     unit = float(2 * width)
-    padded = torch.nn.functional.pad(values, (1, 0))
-    places = torch.nn.functional.pad(place[index], (1, 0), value=width).short()
-    member = places[:, None, :] < sizes.short()[:, None]  # [n, c, k+1]
-    table = torch.where(member, (padded.double() + unit)[:, None, :], 0.0).cumsum(-1)
-    prefix = padded.double().cumsum(-1)  # [n, k+1]
+    padded = torch.nn.functional.pad(values, (1, 0)).double() + unit
+    places = torch.nn.functional.pad(place, (1, 0), value=width).short()
+    member = places[:, None, :] < sizes.short()[:, None]  # [n, c, c+1]
+    table = torch.where(member, padded[:, None, :], 0.0).cumsum(-1)
 
     def apart(entry: Tensor) -> tuple[Tensor, Tensor]:
         number = (entry / unit).floor()
@@ -102,14 +101,13 @@ def _energy_per_count(saliency: Tensor, place: Tensor, sizes: Tensor) -> Tensor:
         return apart(table.gather(-1, at[..., None])[..., 0])
 
     def below_outside(bound: Tensor) -> tuple[Tensor, Tensor]:
-        at = torch.searchsorted(values, bound.to(values.dtype))
-        inside, members = apart(table.gather(-1, at[..., None])[..., 0])
-        return prefix.gather(-1, at) - inside, at - members
+        inside, members = below_inside(bound)
+        at = torch.searchsorted(every, bound.to(every.dtype))
+        return whole.gather(-1, at) - inside, at - members
 
     inside, members = apart(table[..., -1])  # [n, c]
-    outside = prefix[:, -1:] - inside
     energy = explained_energy(members, inside, below_inside, order=2)
-    energy += explained_energy(width - members, outside, below_outside, order=2)
+    energy += explained_energy(width - members, whole[:, -1:] - inside, below_outside, order=2)
     return energy.sum(0)
 
 
