@@ -151,3 +151,17 @@ def test_the_line_is_served_in_order_and_forgets_who_left() -> None:
     assert [patient.ahead(two), patient.ahead(three)] == [0, 1]
     assert gate.ahead(second) == 0  # `first` never came back
     assert first.users == 0
+
+
+def test_a_picture_put_back_after_a_reload_is_the_same_one() -> None:
+    kept = answered("Which colour?", RED).picture
+    assert kept is not None
+    assert talk.same_picture(talk.picture_from_url(talk.data_url(kept)), RED)
+
+
+@pytest.mark.parametrize("forged", [None, 3, ["x"], {"a": 1}, "unknown"])
+def test_a_forged_identifier_opens_an_empty_conversation(forged: object) -> None:
+    kept = Conversations()
+    mine = kept.get(None)
+    assert kept.get(mine.id) is mine
+    assert kept.get(forged) is not mine

@@ -233,7 +233,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     place(big, big.width, big.height, { kind: 'sample', index });
   }
 
-  // The very text that was sent before stays the value, so that the server knows the picture as the same one.
+  // The very text that came stays the value, so that the server knows the picture as the same one.
   function putBack() {
     const kept = props.restored;
     if (typeof kept !== 'string') return;

@@ -147,7 +147,6 @@ def build(store: Store, shared: Shared) -> None:
             fresh = conversation.ask(text, picture_from_url(drawn), runs, settings, gate)
         except SabError as error:
             return {key: conversation.id, said: str(error)}
-        conversation.source = drawn if isinstance(drawn, str) else None
         message = "A new picture: this is a new conversation." if fresh else ""
         return show(conversation, message) | {prompt: ""}
 
@@ -217,7 +216,8 @@ def build(store: Store, shared: Shared) -> None:
         conversation = conversations.get(identifier)
         shown = show(conversation)
         if conversation.turns:
-            shown |= {picture: gr.HTML(restored=conversation.source or ""), prompt: ""}
+            kept = conversation.picture  # the canvas sends this very text back, and its pixels are the same
+            shown |= {picture: gr.HTML(restored="" if kept is None else data_url(kept)), prompt: ""}
         return shown
 
     def watch(identifier: str) -> Iterator[dict[Any, Any]]:

@@ -81,7 +81,6 @@ class Conversation:
     def __init__(self) -> None:
         self.id = secrets.token_urlsafe(18)
         self.picture: Image.Image | None = None
-        self.source: str | None = None  # the picture as it came, to be put back on the canvas after a reload
         self.thumbnail: str | None = None
         self.turns: list[Turn] = []
         self.stop = threading.Event()
@@ -135,7 +134,7 @@ class Conversation:
         with self._guard:
             self.stop.set()
             self.turns = []
-            self.picture = self.source = self.thumbnail = None
+            self.picture = self.thumbnail = None
 
     def claim(self, side: str) -> Turn | None:
         """The turn whose answer on this side nobody writes yet, now the caller's; None when there is none."""
