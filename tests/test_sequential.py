@@ -324,10 +324,10 @@ def test_activations_that_are_not_finite_are_found_before_any_fit_of_their_block
     clean = sequential.maps(tiny(), SAMPLES)
     lvlm = tiny()
     lvlm.linears["model.language_model.layers.1.self_attn.v_proj"].bias.data.fill_(float("nan"))
-    done = []
+    done: list[int] = []
+    running = sequential.quantize(lvlm, QUICK, samples=SAMPLES, sensitivities=clean)
     with pytest.raises(SabError, match=r"layers\.1\.self_attn\.o_proj: its calibration activations"):
-        for report in sequential.quantize(lvlm, QUICK, samples=SAMPLES, sensitivities=clean):
-            done.append(report.block)
+        done.extend(report.block for report in running)
     assert done == [0] * 7
     with pytest.raises(SabError, match=r"layers\.1\..*: its Fisher information"):
         sequential.maps(lvlm, SAMPLES, "fisher")
