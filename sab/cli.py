@@ -422,7 +422,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             f"({100 * low:+.1f} to {100 * high:+.1f}), KL {entry['kl']['value']:+.4f}"
         )
     result = {
-        "model": full.source,
+        "model": options.model or "embedded",
         "fingerprint": full.fingerprint,
         "suite": options.suite,
         "questions": len(asked),

@@ -17,7 +17,7 @@ from sab.demo.knowledge import TEXT_INTENTS, held_out_sum, text_question
 from sab.demo.phrasing import WORDINGS, wordings
 from sab.demo.questions import CATEGORIES, about, caption, extract, pairs_of
 from sab.demo.scenes import GRID, KINDS, SLOTS, render, sample, token_labels
-from sab.demo.suite import SUITES, questions, samples
+from sab.demo.suite import SUITES, questions, samples, scene_questions
 from sab.demo.train import Encoder, pixels, rope_positions
 from sab.errors import SabError
 
@@ -101,6 +101,15 @@ def test_the_same_seed_gives_the_same_suite_and_pixels():
         if one.picture is not None:
             assert np.array_equal(np.asarray(one.picture), np.asarray(two.picture))
     assert [m for m, _ in samples(6, 0)] != [m for m, _ in samples(6, 1)]
+
+
+def test_of_two_possible_answers_neither_is_the_usual_one():
+    """Else guessing is right most of the time, and the blank-picture control measures the guess."""
+    asked = [q for scene, q in scene_questions("final", 5000, seed=3) if scene is not None]
+    for vocabulary, answer in (("filled", "filled"), ("size", "big"), ("yes", "yes")):
+        keys = [q.key == (answer,) for q in asked if q.vocabulary == vocabulary]
+        assert len(keys) > 60
+        assert abs(sum(keys) / len(keys) - 0.5) < 3.3 * 0.5 / len(keys) ** 0.5  # one chance in a thousand
 
 
 def test_unknown_suite_is_refused_with_a_sentence():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sab.demo.knowledge import text_question, written_scene
 from sab.demo.phrasing import ask
-from sab.demo.questions import CATEGORIES, Ask, about, caption
+from sab.demo.questions import CATEGORIES, VOCABULARIES, Ask, about, caption
 from sab.demo.scenes import KINDS, Scene, render, sample
 from sab.errors import SabError
 
@@ -76,13 +76,26 @@ def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | No
                         chosen.intent,
                     )
         return None, text_question(draw, held_out)
-    while True:
-        scene = sample(draw, held_out, draw.choice(_KINDS_BY_CATEGORY[category]))
-        fitting = [q for q in about(scene, draw, held_out) if q.category == category]
-        if fitting:
-            # First an intent, then a question: rare intents are asked as often as frequent ones.
-            intent = draw.choice(sorted({q.intent for q in fitting}))
-            return scene, draw.choice([q for q in fitting if q.intent == intent])
+
+    def shown(intent: str | None) -> tuple[Scene, list[Ask]]:
+        """A scene with questions of the category, and of the intent where one is given."""
+        while True:
+            scene = sample(draw, held_out, draw.choice(_KINDS_BY_CATEGORY[category]))
+            asks = [q for q in about(scene, draw, held_out) if q.category == category and intent in (None, q.intent)]
+            if asks:
+                return scene, asks
+
+    # First an intent, then a question: rare intents are asked as often as frequent ones.
+    scene, fitting = shown(None)
+    intent = draw.choice(sorted({q.intent for q in fitting}))
+    alike = [q for q in fitting if q.intent == intent]
+    answers = VOCABULARIES.get(alike[0].vocabulary, ())
+    if len(answers) == 2:
+        # Both answers come equally often: most shapes are filled, and guessing must not be right most of the time.
+        wanted = (draw.choice(answers),)
+        while not (alike := [q for q in alike if q.key == wanted]):
+            scene, alike = shown(intent)
+    return scene, draw.choice(alike)
 
 
 def scene_questions(suite: str, count: int, seed: int = 0) -> list[tuple[Scene | None, Ask]]:
