@@ -68,11 +68,12 @@ def test_the_layer_in_explore_is_run_again_and_chosen(visitor: Visitor, another_
 def test_a_stopped_run_keeps_its_layers_and_is_resumed_after_a_reload(visitor: Visitor) -> None:
     page = open_form(visitor)
     quick(page)
+    number(page, "#binarize-samples", "512")  # long enough to be stopped after a reload, on a fast machine too
     page.click("#binarize-run")
     page.wait_for_selector("#binarize-progress .pg-facts strong")
     page.reload()
     page.wait_for_function("document.querySelector('#binarize-progress .pg-title')?.textContent.includes('SAB')")
-    page.click("#binarize-stop")
+    page.click("#binarize-stop", timeout=20_000)
     state = until(page, "stopped", "done")
     page.wait_for_function("SabLens.state.run !== 'browser-run'")
     if state == "stopped":
