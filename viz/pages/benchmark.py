@@ -91,7 +91,7 @@ def build(store: Store, shared: Shared) -> None:
         return drawn | {
             against: bits_chart(found),
             bars: categories_chart(found),
-            parts: parts_chart([each for each in found if each.run is not None][:MOST_BARS], counted),
+            parts: parts_chart([each for each in first_drawn(found) if each.run is not None], counted),
         }
 
     def begin(selection: Selection, asked: Any) -> dict[Any, Any]:
@@ -225,9 +225,19 @@ def bits_chart(found: Sequence[Result]) -> dict[str, Any]:
     return chart_value("accuracy-against-bits", lambda dark: bits_accuracy.figure(drawn, dark), words)
 
 
+def first_drawn(found: Sequence[Result]) -> list[Result]:
+    """What charts with little room show: full precision, SAB's own runs, then the others from the fewest bits."""
+
+    def rank(each: Result) -> tuple[bool, bool, float]:
+        bits = each.run.bits_all_in if each.run is not None else 0.0
+        return each.run is not None, not each.method.startswith("sab"), bits
+
+    return sorted(found, key=rank)[:MOST_BARS]
+
+
 def categories_chart(found: Sequence[Result]) -> dict[str, Any]:
-    """Bars by category of full precision and the runs with the fewest bits."""
-    chosen = sorted(found, key=lambda each: each.run.bits_all_in if each.run else 0.0)[:MOST_BARS]
+    """Bars by category of the models that are drawn first."""
+    chosen = first_drawn(found)
     names = list(dict.fromkeys(name for each in chosen for name in each.categories))
     scores = [
         category_bars.Scores(
