@@ -42,7 +42,6 @@ def quick(page: Page) -> None:
     number(page, "#binarize-questions", "0")
 
 
-@pytest.mark.slow  # the card has missed the end of a quick run, one start in a few; to be mended
 def test_the_layer_in_explore_is_run_again_and_chosen(visitor: Visitor, another_visitor: Visitor) -> None:
     page = open_form(visitor)
     quick(page)
@@ -66,7 +65,6 @@ def test_the_layer_in_explore_is_run_again_and_chosen(visitor: Visitor, another_
     assert visitor.errors == []
 
 
-@pytest.mark.slow  # the card has missed the end of a quick run, one start in a few; to be mended
 def test_a_stopped_run_keeps_its_layers_and_is_resumed_after_a_reload(visitor: Visitor) -> None:
     page = open_form(visitor)
     quick(page)

@@ -254,9 +254,10 @@ class Store:
         """The run of that id. Raises SabError when there is none."""
         if not run_id:
             raise SabError("There is no run yet: make one in Binarize.")
-        for run in self.runs():
-            if run.id == run_id:
-                return run
+        for fresh in (False, True):  # a run that is younger than the last look is found by a new one
+            for run in self.runs(fresh):
+                if run.id == run_id:
+                    return run
         raise SabError(f"There is no run “{run_id}” here: choose one from the list at the top.")
 
     def binarized(self, run_id: str) -> LVLM:
