@@ -179,3 +179,27 @@ def test_two_signs_are_shown_as_four_places() -> None:
     info = weight_block.info([[3.0, 1.0, -1.0, -3.0]], [[1.0]], signs, [[[2.0], [1.0]]], None, [[0.0]], [0.0])
     assert info.codes[0, 0] == pytest.approx([1, 1 / 3, -1 / 3, -1])
     assert info.binarized[0, 0] == pytest.approx([3, 1, -1, -3])
+
+
+def test_a_method_at_several_budgets_is_a_line_with_one_name() -> None:
+    runs = [
+        bits_accuracy.Measured(f"SAB-H {bits}", "sab-h", bits, bits, 900, value, value, value, "SAB-H at a budget")
+        for bits, value in ((1.5, 0.5), (2.0, 0.7), (2.5, 0.8))
+    ]
+    info = bits_accuracy.info([*runs, bits_accuracy.Measured("XNOR", "xnor", 1.0, 1.25, 400, 0.4, 0.35, 0.45)])
+    drawn = bits_accuracy.figure(info)
+    line = next(trace for trace in drawn.data if trace.mode == "lines")
+    assert list(line.y) == pytest.approx([50, 70, 80])
+    notes = {note.text: note.x for note in drawn.layout.annotations}
+    assert notes == {"SAB-H at a budget": 2.5, "XNOR": 1.25}
+
+
+def test_distances_stand_on_a_logarithmic_axis() -> None:
+    runs = [bits_accuracy.Measured("SAB", "sab", 1.1, 2.8, 900, 0.1, 0.01, 1.0)]
+    drawn = bits_accuracy.figure(bits_accuracy.info(runs, quantity=bits_accuracy.DISTANCE))
+    point = next(trace for trace in drawn.data if trace.mode == "markers")
+    assert (point.y[0], point.error_y.array[0], point.error_y.arrayminus[0]) == pytest.approx((-1, 1, 1))
+    marks = dict(zip(drawn.layout.yaxis.ticktext, drawn.layout.yaxis.tickvals, strict=True))
+    assert marks["0.1"] == pytest.approx(-1)
+    none = bits_accuracy.figure(bits_accuracy.info(runs[:0], quantity=bits_accuracy.DISTANCE))
+    assert none.layout.yaxis.range[0] < none.layout.yaxis.range[1]

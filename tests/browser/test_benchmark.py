@@ -52,6 +52,23 @@ def test_an_evaluation_reaches_the_table_the_charts_and_the_files(visitor: Visit
     assert visitor.errors == []
 
 
+def test_the_shipped_comparison_is_shown_for_the_embedded_model(visitor: Visitor) -> None:
+    shipped = json.loads((Path(__file__).parents[2] / "assets" / "comparison.json").read_text())
+    page = visitor.open("?tab=benchmark")
+    page.wait_for_selector("#comparison-bits .scatterlayer .trace", state="attached")
+    page.wait_for_selector("#comparison-distance .scatterlayer .trace", state="attached")
+    assert page.locator("#comparison-table tbody tr").count() == len(shipped["rows"])
+    assert f"{shipped['questions']:,} questions" in page.inner_text("#comparison-heading")
+    assert "SAB against ARB-RC + CGB" in page.inner_text("#comparison-findings")
+    with page.expect_download() as waiting:
+        page.click("#comparison-json")
+    rows = json.loads(waiting.value.path().read_text())["rows"]
+    assert {each["entry"]: each["accuracy"] for each in rows} == {
+        each["entry"]: each["accuracy"] for each in shipped["rows"]
+    }
+    assert visitor.errors == []
+
+
 @pytest.fixture
 def crowd(run_directory: Path) -> Iterator[int]:
     """Runs that lie close: the same codes, accuracies a fraction of a point apart."""

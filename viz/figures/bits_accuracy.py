@@ -1,4 +1,5 @@
-"""Accuracy against bits: each run as a filled point at its all-in bits, joined to the nominal bits that papers print.
+"""Accuracy, or distance to full precision, against bits: each run as a filled point at its all-in bits, joined to the
+nominal bits that papers print; one method at several budgets is a line with one name.
 
 All-in bits are every stored bit of a linear over its number of weights, nominal bits are `1 + c/m` (METHOD.md §9).
 
@@ -8,6 +9,7 @@ the figure is fixed and its width is not; a place counts as free only if it is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,30 +30,68 @@ LEFT, ACROSS, PAST = 40.0, 60.0, 20.0  # pixels that a name goes further to avoi
 ROOM, NARROW_ROOM = 1.18, 1.42  # where the bits end, as a multiple of the most bits: names stand there
 
 
+class Quantity(NamedTuple):
+    """What is drawn upwards. `log`: heights are log10 of the value, which must be positive."""
+
+    title: str
+    log: bool
+
+    def height(self, value: float) -> float:
+        """Where a value stands on the axis: percent of a share, or log10."""
+        return math.log10(max(value, SMALLEST)) if self.log else 100 * value
+
+    def text(self, value: float) -> str:
+        """A value for people."""
+        return f"{value:.3g}" if self.log else f"{100 * value:.1f} %"
+
+
+SMALLEST = 1e-5  # below it a distance is not told from none
+ACCURACY = Quantity("accuracy, %", False)
+DISTANCE = Quantity("KL to full precision, nats", True)
+
+
 class Measured(NamedTuple):
-    """One run: shares between 0 and 1, bits per weight, bytes of the packed weights."""
+    """One run: the drawn value with its interval (a share between 0 and 1, or nats), bits per weight, bytes of the
+    packed weights. Runs of one `series` are joined by a line that carries the name of the series."""
 
     name: str
     method: str
     bits_nominal: float
     bits_all_in: float
     bytes: int
-    accuracy: float
+    value: float
     low: float
     high: float
+    series: str = ""
 
 
 class BitsAccuracyInfo(NamedTuple):
-    """names, methods: one per run. bits [runs, 2] nominal and all-in. bytes [runs].
-    accuracy [runs, 3] value and interval ends as shares. full: the same three of full precision, or None.
+    """names, methods, series: one per run, in order of all-in bits. bits [runs, 2] nominal and all-in. bytes [runs].
+    values [runs, 3] value and interval ends. full: the same three of full precision, or None.
     """
 
     names: tuple[str, ...]
     methods: tuple[str, ...]
+    series: tuple[str, ...]
     bits: NDArray[np.float64]
     bytes: NDArray[np.int64]
-    accuracy: NDArray[np.float64]
+    values: NDArray[np.float64]
     full: tuple[float, float, float] | None
+    quantity: Quantity
+
+    @property
+    def heights(self) -> NDArray[np.float64]:
+        """The values [runs, 3] as heights of the axis."""
+        return np.array([[self.quantity.height(value) for value in row] for row in self.values]).reshape(-1, 3)
+
+    def named(self) -> dict[int, str]:
+        """The runs that carry a name, and it: each by itself, and of a series the one with most bits."""
+        last = {series: place for place, series in enumerate(self.series) if series}
+        return {
+            place: self.series[place] or self.names[place]
+            for place in range(len(self.names))
+            if last.get(self.series[place], place) == place
+        }
 
 
 class Box(NamedTuple):
@@ -129,16 +169,20 @@ def place_labels(
     return places
 
 
-def info(runs: Iterable[Measured], full: tuple[float, float, float] | None = None) -> BitsAccuracyInfo:
+def info(
+    runs: Iterable[Measured], full: tuple[float, float, float] | None = None, quantity: Quantity = ACCURACY
+) -> BitsAccuracyInfo:
     """Arrays of the figure, in order of all-in bits; no runs give empty arrays."""
     rows = sorted(runs, key=lambda run: run.bits_all_in)
     return BitsAccuracyInfo(
         tuple(run.name for run in rows),
         tuple(run.method for run in rows),
+        tuple(run.series for run in rows),
         np.array([(run.bits_nominal, run.bits_all_in) for run in rows], dtype=np.float64).reshape(-1, 2),
         np.array([run.bytes for run in rows], dtype=np.int64),
-        np.array([(run.accuracy, run.low, run.high) for run in rows], dtype=np.float64).reshape(-1, 3),
+        np.array([(run.value, run.low, run.high) for run in rows], dtype=np.float64).reshape(-1, 3),
         full,
+        quantity,
     )
 
 
@@ -146,41 +190,52 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
     """Points with intervals; full precision as a line with its interval as a band."""
     colours = theme.palette(dark)
     drawn = go.Figure()
+    heights, text = info.heights, info.quantity.text
+    for series in dict.fromkeys(filter(None, info.series)):
+        inside = [place for place, each in enumerate(info.series) if each == series]
+        drawn.add_scatter(
+            x=info.bits[inside, 1],
+            y=heights[inside, 0],
+            mode="lines",
+            line={"color": theme.method_colour(info.methods[inside[0]], dark), "width": 2},
+            hoverinfo="skip",
+            showlegend=False,
+        )
     for place, (name, method) in enumerate(zip(info.names, info.methods, strict=True)):
         colour = theme.method_colour(method, dark)
         nominal, all_in = info.bits[place]
-        value, low, high = 100 * info.accuracy[place]
+        at, low, high = heights[place]
         drawn.add_scatter(
             x=[nominal, all_in],
-            y=[value, value],
+            y=[at, at],
             mode="lines+markers",
             line={"color": colour, "width": 1, "dash": "dot"},
             marker={"symbol": "circle-open", "size": [8, 0], "color": colour},
             hovertemplate="nominal %{x:.2f} bits, as papers count<extra></extra>",
             showlegend=False,
         )
+        value, least, most = map(text, info.values[place])
         drawn.add_scatter(
             name=name,
             x=[all_in],
-            y=[value],
+            y=[at],
             error_y={
                 "type": "data",
-                "array": [high - value],
-                "arrayminus": [value - low],
+                "array": [high - at],
+                "arrayminus": [at - low],
                 "color": colour,
                 "thickness": 1.5,
             },
             mode="markers",
             marker={"size": 12, "color": colour, "line": {"width": 1.5, "color": colours.surface}},
-            customdata=[[info.bytes[place] / 1e6, low, high]],
-            hovertemplate=f"<b>{_plain(name)}</b><br>%{{y:.1f}} % (%{{customdata[1]:.1f}} to %{{customdata[2]:.1f}})"
-            "<br>%{x:.2f} bits all-in, %{customdata[0]:.2f} MB<extra></extra>",
+            hovertemplate=f"<b>{_plain(name)}</b><br>{value} ({least} to {most})"
+            f"<br>%{{x:.2f}} bits all-in, {info.bytes[place] / 1e6:.2f} MB<extra></extra>",
             showlegend=False,
         )
     if info.full is not None:
-        value, low, high = (100 * share for share in info.full)
+        at, low, high = map(info.quantity.height, info.full)
         drawn.add_hrect(y0=low, y1=high, fillcolor=colours.muted, opacity=0.14, line_width=0, layer="below")
-        drawn.add_hline(y=value, line={"color": colours.muted, "width": 1.5}, layer="below")
+        drawn.add_hline(y=at, line={"color": colours.muted, "width": 1.5}, layer="below")
     across, up = _ranges(info, ROOM)
     drawn.update_layout(
         template=theme.template(dark),
@@ -190,7 +245,7 @@ def figure(info: BitsAccuracyInfo, dark: bool = False) -> go.Figure:
             "range": across,
             "automargin": False,
         },
-        yaxis={"title": {"text": "accuracy, %"}, "range": up, "automargin": False},
+        yaxis={"title": {"text": info.quantity.title}, "range": up, "automargin": False, **_ticks(info.quantity, up)},
         annotations=names_of(info, (WIDTH, HEIGHT), ROOM, LONGEST, GROWTH, dark),
         meta={
             "height": HEIGHT,
@@ -219,22 +274,20 @@ def names_of(
     def x_of(bits: float) -> float:
         return float((bits - left) / (right - left) * frame[0])
 
-    def y_of(percent: float) -> float:
-        return float((high - percent) / (high - low) * frame[1])
+    def y_of(height: float) -> float:
+        return float((high - height) / (high - low) * frame[1])
 
-    points = [(x_of(bits), y_of(100 * row[0])) for bits, row in zip(info.bits[:, 1], info.accuracy, strict=True)]
+    heights = info.heights
+    points = [(x_of(bits), y_of(row[0])) for bits, row in zip(info.bits[:, 1], heights, strict=True)]
     taken = [Box(x, x - 7, x + 7, y - 7, y + 7) for x, y in points]
-    bars = [
-        Box(x, x - 4, x + 4, y_of(100 * row[2]), y_of(100 * row[1]))
-        for (x, _), row in zip(points, info.accuracy, strict=True)
-    ]
+    bars = [Box(x, x - 4, x + 4, y_of(row[2]), y_of(row[1])) for (x, _), row in zip(points, heights, strict=True)]
     rings = [
         Box(x, x - 5, x + 5, y - 5, y + 5)
         for x, y in zip(map(x_of, info.bits[:, 0]), (y for _, y in points), strict=True)
     ]
     drawn: list[dict[str, Any]] = []
     if info.full is not None:
-        text, level = f"full precision {100 * info.full[0]:.1f} %", y_of(100 * info.full[0])
+        text, level = f"full precision {info.quantity.text(info.full[0])}", y_of(info.quantity.height(info.full[0]))
         wide = LETTER * len(text)
         tried = [
             (side, above, Box(edge, edge - wide * (side == "right"), edge + wide * (side == "left"), top, top + LINE))
@@ -249,7 +302,7 @@ def names_of(
                 "text": text,
                 "x": 0 if side == "left" else 1,
                 "xref": "paper",
-                "y": 100 * info.full[0],
+                "y": info.quantity.height(info.full[0]),
                 "xanchor": side,
                 "yanchor": "bottom" if above else "top",
                 "showarrow": False,
@@ -257,16 +310,18 @@ def names_of(
                 "borderpad": 0,
             }
         )
-    shown = [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in info.names]
-    places = place_labels(points, [LETTER * len(name) for name in shown], frame, taken, [*bars, *rings], growth)
-    for name, method, label, bits, row in zip(shown, info.methods, places, info.bits[:, 1], info.accuracy, strict=True):
+    named = info.named()
+    shown = [name if len(name) <= longest else name[: longest - 1].rstrip() + "…" for name in named.values()]
+    widths = [LETTER * len(name) for name in shown]
+    places = place_labels([points[place] for place in named], widths, frame, taken, [*bars, *rings], growth)
+    for name, place, label in zip(shown, named, places, strict=True):
         if label is None:
             continue  # too crowded: the name shows when one points at the run
         drawn.append(
             {
                 "text": _plain(name),
-                "x": float(bits),
-                "y": float(100 * row[0]),
+                "x": float(info.bits[place, 1]),
+                "y": float(heights[place, 0]),
                 "ax": label.side * AWAY,
                 "ay": label.shift,
                 "xanchor": "left" if label.side > 0 else "right",
@@ -274,7 +329,7 @@ def names_of(
                 "showarrow": True,
                 "arrowhead": 0,
                 "arrowwidth": 1,
-                "arrowcolor": theme.method_colour(method, dark),
+                "arrowcolor": theme.method_colour(info.methods[place], dark),
                 "standoff": 6,
                 "borderpad": 0,
                 "font": {"color": colours.text, "size": 12},
@@ -284,12 +339,25 @@ def names_of(
 
 
 def _ranges(info: BitsAccuracyInfo, room: float) -> tuple[list[float], list[float]]:
-    """Where both axes begin and end: bits up to `room` times the most of them, and percent around every interval."""
-    ends = 100 * np.concatenate([info.accuracy.ravel(), np.array(info.full or ())])
-    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 100.0)
-    around = max(2.0, 0.08 * (high - low))
+    """Where both axes begin and end: bits up to `room` times the most of them, and heights around every interval."""
+    quantity = info.quantity
+    ends = np.concatenate([info.heights.ravel(), [quantity.height(value) for value in info.full or ()]])
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else map(quantity.height, (0.001, 1.0))
+    around = max(0.05 if quantity.log else 2.0, 0.08 * (high - low))
+    low, high = low - around, high + around
+    if not quantity.log:  # a share has ends of its own
+        low, high = max(-2.0, low), min(103.0, high)
     widest = float(info.bits.max()) if info.bits.size else 4.0
-    return [0.7, widest * room], [max(-2.0, low - around), min(103.0, high + around)]
+    return [0.7, widest * room], [low, high]
+
+
+def _ticks(quantity: Quantity, ends: Sequence[float]) -> dict[str, Any]:
+    """Marks of a logarithmic axis at 1, 2 and 5 of each decade between its ends; plotly's own otherwise."""
+    if not quantity.log:
+        return {}
+    values = [digit * 10.0**power for power in range(-6, 3) for digit in (1, 2, 5)]
+    inside = [value for value in values if ends[0] <= math.log10(value) <= ends[1]]
+    return {"tickvals": [math.log10(value) for value in inside], "ticktext": [f"{value:g}" for value in inside]}
 
 
 def _plain(name: str) -> str:

@@ -23,16 +23,23 @@ Interval = tuple[float, float, float]  # value, low, high
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluated model. `run` is None for full precision, whose bits are those of its own dtype."""
+    """One evaluated model: what its evaluation `stored`, with the sizes of its linears where they are known. `run` is
+    None for full precision and for a method over several calibration seeds."""
 
     name: str
     method: str
     run: Run | None
     stored: dict[str, Any]
+    series: str = ""  # what it is one of, such as a method at one of several budgets
+    tag: str = ""  # a word about it, behind its name
 
     @property
     def id(self) -> str:
         return self.run.id if self.run is not None else ""
+
+    @property
+    def is_full(self) -> bool:
+        return self.method == "full"
 
     @property
     def categories(self) -> list[str]:
@@ -75,8 +82,14 @@ def results(store: Store) -> list[Result]:
             continue
         names[run.name] = names.get(run.name, 0) + 1
         name = run.name if names[run.name] == 1 else f"{run.name} #{names[run.name]}"
-        found.append(Result(name, run.recipe.method, run, evaluation))
+        found.append(Result(name, run.recipe.method, run, evaluation | sizes(run)))
     return found
+
+
+def sizes(run: Run) -> dict[str, Any]:
+    """Bits, bytes and seconds of a run, named as in a comparison."""
+    names = ("bits_nominal", "bits_all_in", "bytes", "seconds")
+    return {name: getattr(run, name) for name in names}
 
 
 def current_fingerprint(store: Store, runs: list[Run]) -> str:

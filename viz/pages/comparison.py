@@ -1,0 +1,141 @@
+"""The shipped comparison: every method on the embedded model, over several calibration seeds (`python -m sab compare`).
+
+It is shown where the weights it was made with are the ones that are loaded, and says what its own figures say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from viz.pages.results import FULL, Result
+from viz.pages.shared import ASSETS
+
+COMPARISON = ASSETS / "comparison.json"
+CONTROL = "arb-rc-cgb"
+BUDGET = "SAB-H at a budget"
+BEST = "best for its bits"
+PUBLISHED = ("pb-llm", "billm", "arb", "arb-x", "arb-rc", "arb-rc-cgb", "sab")
+OUTLINE = ("full", "gptq3", "sab", "arb-rc", "billm", "pb-llm")  # from the best down, as the paper's table has them
+
+
+def read_comparison(fingerprint: str, path: Path = COMPARISON) -> dict[str, Any] | None:
+    """The comparison of these weights; None when there is none that can be read."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return table if isinstance(table, dict) and table.get("fingerprint") == fingerprint and table.get("rows") else None
+
+
+def compared(table: dict[str, Any]) -> list[Result]:
+    """Its rows, from the best to the worst after full precision; those that no other row beats at as few bits are
+    tagged."""
+    rows = sorted(table["rows"], key=lambda row: (row["method"] != "full", -row["accuracy"]["overall"]))
+    return [
+        Result(
+            FULL if row["method"] == "full" else row["label"],
+            row["method"],
+            None,
+            row,
+            BUDGET if "@" in row["entry"] else "",
+            BEST if row["method"] != "full" and unbeaten(row, rows) else "",
+        )
+        for row in rows
+    ]
+
+
+def unbeaten(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether no other row is at least as accurate with at most as many bits all-in (and better in one of them)."""
+
+    def beats(other: dict[str, Any]) -> bool:
+        accuracy, bits = other["accuracy"]["overall"], other["bits_all_in"]
+        own, mine = row["accuracy"]["overall"], row["bits_all_in"]
+        return accuracy >= own and bits <= mine and (accuracy > own or bits < mine)
+
+    return not any(beats(other) for other in rows)
+
+
+def heading(table: dict[str, Any]) -> str:
+    """What was asked and how often, in one sentence."""
+    seeds = table["seeds"]
+    each = f"the mean of {seeds} calibrations" if seeds > 1 else "one calibration"
+    return (
+        f"### Every method on this model\n{table['questions']:,} questions held out from training, {each} with "
+        f"{table['samples']} samples; intervals are 95 % over questions."
+    )
+
+
+def findings(table: dict[str, Any]) -> str:
+    """What the figures say, as a list in Markdown: each sentence is made from the table, none is fixed."""
+    return "\n".join(f"- {sentence}" for sentence in _sentences(table))
+
+
+def _sentences(table: dict[str, Any]) -> Iterator[str]:
+    rows = {row["entry"]: row for row in table["rows"]}
+    gap = next((gap for gap in table["gaps"] if (gap["first"], gap["second"]) == ("sab", CONTROL)), None)
+    if gap is not None:
+        yield _against_control(gap)
+    if {"full", "sab", "sab-h"} <= rows.keys():
+        yield from _won_back(rows["full"], rows["sab"], rows["sab-h"])
+    if "sab" in rows:
+        yield from _smallest(rows["sab"], [row for row in table["rows"] if row["method"] == "sab-h"])
+    published = [row for row in table["rows"] if row["method"] in PUBLISHED]
+    if "gptq2" in rows and published:
+        yield _fair_opponent(rows["gptq2"], published)
+    if rows.keys() >= set(OUTLINE):
+        yield _order([rows[entry] for entry in OUTLINE])
+
+
+def _won_back(full: dict[str, Any], sab: dict[str, Any], ours: dict[str, Any]) -> Iterator[str]:
+    lost, won = _overall(full) - _overall(sab), _overall(ours) - _overall(sab)
+    if lost > 0:
+        yield (
+            f"**SAB-H** wins back {won / lost:.0%} of what SAB loses to full precision, with "
+            f"{ours['bits_all_in']:.2f} stored bits a weight against {sab['bits_all_in']:.2f}."
+        )
+
+
+def _smallest(sab: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    match = [row for row in rows if _overall(row) >= _overall(sab)]
+    if match:
+        least = min(match, key=lambda row: row["bits_all_in"])
+        yield (
+            f"The smallest SAB-H that answers at least as well as SAB ({100 * _overall(sab):.1f} %) stores "
+            f"{least['bits_all_in']:.2f} bits a weight ({100 * _overall(least):.1f} %)."
+        )
+
+
+def _fair_opponent(integer: dict[str, Any], published: Sequence[dict[str, Any]]) -> str:
+    bits = integer["bits_all_in"]
+    beaten = [row for row in published if _overall(row) < _overall(integer) and row["bits_all_in"] > bits]
+    return (
+        f"**GPTQ with 2 bits** is a fair opponent: it stores {bits:.2f} bits a weight and answers better than "
+        f"{len(beaten)} of the {len(published)} published “1-bit” methods here, although they store more."
+    )
+
+
+def _order(rows: Sequence[dict[str, Any]]) -> str:
+    names = " > ".join(row["label"] for row in rows)
+    wrong = [f"{a['label']} and {b['label']}" for a, b in itertools.pairwise(rows) if _overall(a) < _overall(b)]
+    holds = f"does not hold here for {', '.join(wrong)}" if wrong else "holds here"
+    return f"The order of the paper's table ({names}) {holds}."
+
+
+def _against_control(gap: dict[str, Any]) -> str:
+    """How SAB stands to the same method without the map."""
+    value, (low, high) = 100 * gap["accuracy"]["value"], (100 * end for end in gap["accuracy"]["interval"])
+    told = "the two are told apart" if low > 0 or high < 0 else "the two are not told apart"
+    kl, (kl_low, kl_high) = gap["kl"]["value"], gap["kl"]["interval"]
+    return (
+        f"**SAB against ARB-RC + CGB**, the same method without the map, paired by question: {value:+.1f} points "
+        f"({low:+.1f} to {high:+.1f}), so {told} by accuracy; KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f}). "
+        "A map from input statistics is constant down each column and acts through the row scales alone."
+    )
+
+
+def _overall(row: dict[str, Any]) -> float:
+    return row["accuracy"]["overall"]
