@@ -137,7 +137,9 @@ def _parser() -> Parser:
     _add_recipe(compare)
     _add_suite(compare)
     compare.add_argument(
-        "--methods", default="full,gptq4,sab,arb-rc-cgb,billm,xnor", help="comma-separated; sab-h@2.0 is a budget"
+        "--methods",
+        default="full,gptq4,sab,arb-rc-cgb,billm,xnor",
+        help="comma-separated; sab-h@2.0 has a budget of bits, sab+fisher a map that differs from row to row",
     )
     compare.add_argument("--seeds", type=int, default=1, help="calibration seeds, from --seed on")
     compare.add_argument("--out", type=Path, help="keep the runs below this directory; a stopped comparison goes on")
@@ -227,7 +229,7 @@ def _add_suite(parser: Parser) -> None:
 
 
 def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
-    """The recipe of an entry `method` or `method@bits` under the command's options."""
+    """The recipe of an entry `method`, `method@bits` or `method+fisher` under the command's options."""
     from sab.runs import Recipe, method_and_budget
     from sab.significance import Thresholds
 
@@ -236,6 +238,7 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         if beta not in (None, 0.0) or compensation not in (None, "lineage"):
             raise SabError("--literature means lineage compensation and beta 0; leave --compensation and --beta out.")
         beta, compensation = 0.0, "lineage"
+    entry, _, sensitivity = entry.partition("+")
     method, bits = method_and_budget(entry)
     recipe = Recipe(
         model=str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model,
@@ -244,7 +247,7 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         bits=bits,
         refine=getattr(options, "refine", None),
         thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
-        sensitivity=options.sensitivity,
+        sensitivity=sensitivity or options.sensitivity,
         split=options.split,
         samples=options.samples,
         seed=options.seed,

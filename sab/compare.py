@@ -92,15 +92,16 @@ def compare(
         reference = _keep(directory / f"full-{full.fingerprint[:12]}", identity, measured)
     cells: dict[str, list[tuple[Run, Asked]]] = {name: [] for name in recipes}
     for number, seed in enumerate(seeds):
-        shared: dict[str, Any] = {}
+        shared: dict[str, dict[str, Any]] = {}  # by kind of sensitivity
         for name, recipe in recipes.items():
             recipe = replace(recipe, seed=seed)
-            folder = name.replace("@", "-")
+            folder = name.replace("@", "-").replace("+", "-")
             place = directory / (folder if number == 0 else f"{folder}-seed{seed}")
-            if not shared and not (place / "manifest.json").exists():
-                shared = _shared(full, recipe, tell)
+            kind = recipe.sensitivity
+            if kind not in shared and not (place / "manifest.json").exists():
+                shared[kind] = _shared(full, recipe, tell)
             lvlm = full.copy()
-            run = binarize(lvlm, recipe, place, **shared)
+            run = binarize(lvlm, recipe, place, **shared.get(kind, {}))
             found = _kept(place, identity)
             if found is None:
                 found = _keep(place, identity, assess(lvlm, full, questions, suite, batch_size, tell))
@@ -167,13 +168,14 @@ def _row(
     kl, low, high = _mean_interval(np.mean([found.kl for found in asked], 0))
     first = figures[0]
     same = [np.mean([a == b for a, b in zip(found.answers, reference.answers, strict=True)]) for found in asked]
-    method = made[0].recipe.method
-    budget = f" {made[0].recipe.bits:g} bits" if made[0].recipe.bits is not None else ""
+    recipe = made[0].recipe
+    budget = f" {recipe.bits:g} bits" if recipe.bits is not None else ""
+    spatial = " (Fisher)" if recipe.sensitivity == "fisher" else ""
     return {
         "entry": name,
         "run": str(made[0].directory),
-        "method": method,
-        "label": METHODS[method].label + budget,
+        "method": recipe.method,
+        "label": METHODS[recipe.method].label + budget + spatial,
         "linears": len(made[0].reports),
         "bits_nominal": float(np.mean([run.bits_nominal for run in made])),
         "bits_all_in": float(np.mean([run.bits_all_in for run in made])),

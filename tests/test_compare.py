@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sab import compare, evaluate
+from sab import cli, compare, evaluate
 from sab.compare import Asked, gap
 from sab.demo.suite import questions
 from sab.errors import SabError
@@ -34,6 +34,15 @@ def test_entries_name_a_method_and_maybe_a_budget() -> None:
     assert method_and_budget("sab-h@1.75") == ("sab-h", 1.75)
     with pytest.raises(SabError, match="budget"):
         method_and_budget("sab-h@two")
+
+
+def test_an_entry_may_choose_its_own_map() -> None:
+    options = cli._parser().parse_args(["compare", "--methods", "sab", "--seed", "3"])
+    recipe = cli._recipe(options, "sab+fisher")
+    assert (recipe.method, recipe.sensitivity, recipe.seed) == ("sab", "fisher", 3)
+    assert cli._recipe(options, "sab").sensitivity == "input"
+    with pytest.raises(SabError, match="sensitivity"):
+        cli._recipe(options, "sab+hope")
 
 
 def test_a_gap_is_paired_by_question() -> None:

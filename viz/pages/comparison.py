@@ -16,7 +16,7 @@ from viz.pages.shared import ASSETS
 
 COMPARISON = ASSETS / "comparison.json"
 CONTROL = "arb-rc-cgb"
-BUDGET = "SAB-H at a budget"
+BUDGET = "SAB-H budgets"
 BEST = "best for its bits"
 PUBLISHED = ("pb-llm", "billm", "arb", "arb-x", "arb-rc", "arb-rc-cgb", "sab")
 OUTLINE = ("full", "gptq3", "sab", "arb-rc", "billm", "pb-llm")  # from the best down, as the paper's table has them
