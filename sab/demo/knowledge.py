@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
+from sab.demo.asks import Ask
 from sab.demo.phrasing import ask
-from sab.demo.questions import Ask, about
+from sab.demo.questions import about
 from sab.demo.scenes import sample
 from sab.demo.words import ALMANAC_ATTRIBUTES, almanac, picture_words
 
@@ -34,7 +35,8 @@ def text_question(draw: random.Random, held_out: bool, intent: str | None = None
     intent = intent or draw.choices(TEXT_INTENTS, weights=_TEXT_WEIGHTS)[0]
 
     def make(vocabulary: str, key: tuple[str, ...], answer: str, **slots: object) -> Ask:
-        return Ask(ask(draw, intent, held_out, **slots), answer, key, vocabulary, "text-only", intent)
+        subject = str(next(iter(slots.values()), ""))
+        return Ask(ask(draw, intent, held_out, **slots), answer, key, vocabulary, "text-only", intent, subject)
 
     if intent in ("add", "subtract"):
         width = digits or draw.choice((1, 2, 2, 3))
@@ -70,8 +72,8 @@ def text_question(draw: random.Random, held_out: bool, intent: str | None = None
             attribute,
             (fact.lower(),),
             f"The {attribute} of {town.name} is {fact}.",
-            attribute=attribute,
             town=town.name,
+            attribute=attribute,
         )
     other = draw.choice(almanac())
     if draw.random() < 0.5:

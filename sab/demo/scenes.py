@@ -1,21 +1,24 @@
-"""Scenes: what a picture holds, how it is drawn, and what each visual token should know about it.
+"""Sampling scenes, and what each visual token of a scene should know about it.
 
-A scene is a frozen description; `render` draws it (112 x 112 RGB) and `token_labels` says, for each of the 16
-visual tokens (4 x 4 cells of 28 pixels), which object is centred there, which characters lie there and which bar
-stands there. The labels teach the vision tower in the first training stage.
+`sample` draws a frozen description (`things`), `drawing.render` its picture, and `token_labels` says, for each of the
+16 visual tokens (4 x 4 cells of 28 pixels), which object is centred there, which characters lie there and which bar
+stands there. The labels teach the vision tower in the first training stage and stand in for it in the second.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
+from sab.demo import photographs
+from sab.demo.drawing import render
+from sab.demo.photographs import PHOTOGRAPH
+from sab.demo.strokes import STROKES
+from sab.demo.things import CELL, GRID, SIDE, VAST, Bar, Line, Scene, Thing
 from sab.demo.words import (
     BACKGROUNDS,
     CHARACTERS,
@@ -30,77 +33,16 @@ from sab.demo.words import (
     picture_words,
 )
 
-SIDE = 112  # pixels of a picture's side
-CELL = 28  # pixels of a visual token's side (patch 14, merge 2)
-GRID = SIDE // CELL
-_SUPERSAMPLE = 2  # drawn at twice the size, then reduced: smooth edges
+__all__ = ["CELL", "GRID", "KINDS", "SIDE", "SLOTS", "Bar", "Line", "Scene", "Thing", "render", "sample", "token_labels"]
 
 KINDS = ("shapes", "word", "number", "chart", "receipt", "form", "grid")
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One shape: centre and radius in pixels, rotation in degrees, wobble as a share of the radius."""
-
-    shape: str
-    colour: str
-    size: str
-    filled: bool
-    x: float
-    y: float
-    radius: float
-    rotation: float
-    wobble: float
-
-    @property
-    def cell(self) -> tuple[int, int]:
-        """The visual token (column, row) the centre lies in."""
-        return int(self.x // CELL), int(self.y // CELL)
-
-    @property
-    def position(self) -> str:
-        """The quarter of the picture the centre lies in."""
-        return f"{'top' if self.y < SIDE / 2 else 'bottom'} {'left' if self.x < SIDE / 2 else 'right'}"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of text drawn character by character: left edge and middle in pixels, advance per character."""
-
-    text: str
-    x: float
-    y: float
-    advance: float
-    size: float
-    colour: str = "black"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a chart: which of the four columns it stands in, its colour and its value 1..6."""
-
-    column: int
-    colour: str
-    value: int
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything a picture shows. `rows` holds a receipt's (item, price) or a form's (field, value) pairs."""
-
-    kind: str
-    background: str
-    things: tuple[Thing, ...] = ()
-    lines: tuple[Line, ...] = ()
-    bars: tuple[Bar, ...] = ()
-    rows: tuple[tuple[str, str], ...] = ()
-    noise: float = 0.0
-    noise_seed: int = 0
+DRAWING = "drawing"  # a kind to sample: shapes drawn by hand
 
 
 # ------------------------------------------------------------------------------------------------ sampling
 def sample(draw: random.Random, held_out: bool, kind: str | None = None, most: int = 5) -> Scene:
-    """Draw one scene. `held_out` selects the words, pairs and layouts training never sees; `most` caps shapes."""
+    """Draw one scene. `held_out` selects the words, pairs, layouts and families of photographs that training never
+    sees; `most` caps shapes. Without a kind, one of `KINDS`; "drawing" and "photograph" only where asked for."""
     kind = kind or draw.choices(KINDS, weights=(46, 15, 7, 11, 9, 7, 5))[0]
     return _SAMPLERS[kind](draw, held_out, most)
 
@@ -271,6 +213,33 @@ def _grid(draw: random.Random, held_out: bool, most: int) -> Scene:
     return Scene("grid", background, things, noise=noise, noise_seed=seed)
 
 
+def _drawing(draw: random.Random, held_out: bool, most: int) -> Scene:
+    """Shapes drawn by hand on white: one that fills the picture, or a few as `_shapes` places them."""
+    seed = draw.randrange(2**31)
+    if draw.random() < 0.25:
+        shape, colour = pair(draw, held_out)
+        x, y = (SIDE / 2 + draw.uniform(-9, 9) for _ in range(2))
+        turn = draw.uniform(-15, 15)
+        one = Thing(shape, colour, "big", draw.random() < 0.2, x, y, draw.uniform(VAST, 44.0), turn, 0.0)
+        return Scene("shapes", "white", (one,), noise_seed=seed, style=STROKES)
+    things = []
+    for thing in _shapes(draw, held_out, min(most, 4)).things:
+        filled = draw.random() < 0.25 and thing.shape != "ring"
+        radius = thing.radius * draw.uniform(1.0, 1.15)
+        # Nobody draws over the edge of the canvas; the centre stays in its token.
+        x, y = (
+            min(max(v, min(0.95 * radius, (c + 1) * CELL - 1)), max(SIDE - 0.95 * radius, c * CELL + 1))
+            for v, c in zip((thing.x, thing.y), thing.cell, strict=True)
+        )
+        things.append(replace(thing, filled=filled, wobble=0.0, radius=radius, x=x, y=y))
+    return Scene("shapes", "white", tuple(things), noise_seed=seed, style=STROKES)
+
+
+def _photograph(draw: random.Random, held_out: bool, most: int) -> Scene:
+    family = draw.choice(list(photographs.HELD_OUT if held_out else photographs.TRAINED))
+    return Scene(PHOTOGRAPH, "white", noise_seed=draw.randrange(2**31), style=family)
+
+
 _SAMPLERS: dict[str, Callable[[random.Random, bool, int], Scene]] = {
     "shapes": _shapes,
     "word": _word,
@@ -279,125 +248,9 @@ _SAMPLERS: dict[str, Callable[[random.Random, bool, int], Scene]] = {
     "receipt": _receipt,
     "form": _form,
     "grid": _grid,
+    DRAWING: _drawing,
+    PHOTOGRAPH: _photograph,
 }
-
-
-# ------------------------------------------------------------------------------------------------ drawing
-def outline(thing: Thing) -> NDArray[np.float64]:
-    """The polygon of a shape, in pixels, [points, 2]; a ring is drawn from a circle's polygon."""
-    if thing.shape in ("circle", "ring"):
-        angles = np.linspace(0, 2 * math.pi, 40, endpoint=False)
-        points = np.stack([np.cos(angles), np.sin(angles)], 1)
-    elif thing.shape == "heart":
-        t = np.linspace(0, 2 * math.pi, 44, endpoint=False)
-        points = (
-            np.stack(
-                [
-                    16 * np.sin(t) ** 3,
-                    -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)),
-                ],
-                1,
-            )
-            / 16.5
-        )
-    elif thing.shape == "star":
-        angles = np.arange(10) * math.pi / 5 - math.pi / 2
-        points = np.stack([np.cos(angles), np.sin(angles)], 1) * np.where(np.arange(10) % 2, 0.45, 1.1)[:, None]
-    elif thing.shape == "cross":
-        w = 0.34
-        points = np.array(
-            [
-                (-w, -1),
-                (w, -1),
-                (w, -w),
-                (1, -w),
-                (1, w),
-                (w, w),
-                (w, 1),
-                (-w, 1),
-                (-w, w),
-                (-1, w),
-                (-1, -w),
-                (-w, -w),
-            ]
-        )
-    else:
-        corners = {"square": (4, 45, 1.2), "diamond": (4, 0, 1.1), "triangle": (3, -90, 1.15)}
-        count, start, scale = corners[thing.shape]
-        angles = np.arange(count) * 2 * math.pi / count + math.radians(start)
-        points = np.stack([np.cos(angles), np.sin(angles)], 1) * scale
-        if thing.shape == "diamond":
-            points = points * (0.72, 1.0)
-    if thing.wobble:
-        # A hand's line: more points along each edge, moved a little, the same for the same shape.
-        hand = np.random.default_rng(int(thing.x * 1000 + thing.y * 7919))
-        steps = max(1, 36 // len(points))
-        following = np.roll(points, -1, axis=0)
-        along = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
-        points = (points[:, None] * (1 - along) + following[:, None] * along).reshape(-1, 2)
-        points = points + hand.normal(0, thing.wobble * 0.6, points.shape)
-    turn = math.radians(thing.rotation)
-    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    return points @ rotation.T * thing.radius + (thing.x, thing.y)
-
-
-def _draw_thing(canvas: ImageDraw.ImageDraw, thing: Thing) -> None:
-    colour = COLOURS[thing.colour]
-    points = [(float(x), float(y)) for x, y in outline(thing) * _SUPERSAMPLE]
-    width = round((3.0 if thing.size == "small" else 4.0) * _SUPERSAMPLE)
-    if thing.shape == "ring":
-        canvas.line([*points, points[0], points[1]], fill=colour, width=round(width * 1.6), joint="curve")
-    elif thing.filled:
-        canvas.polygon(points, fill=colour)
-    else:
-        canvas.line([*points, points[0], points[1]], fill=colour, width=width, joint="curve")
-
-
-def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def render(scene: Scene) -> Image.Image:
-    """Draw a scene as a 112 x 112 RGB picture; the same scene gives the same pixels."""
-    scale = _SUPERSAMPLE
-    picture = Image.new("RGB", (SIDE * scale, SIDE * scale), BACKGROUNDS[scene.background])
-    canvas = ImageDraw.Draw(picture)
-    if scene.kind == "chart":
-        for level in range(7):
-            y = (SIDE - 6 - level * 16) * scale
-            canvas.line([(0, y), (SIDE * scale, y)], fill=(150, 150, 150) if level else (40, 40, 40), width=scale)
-    for bar in scene.bars:
-        left = bar.column * CELL + 5
-        canvas.rectangle(
-            [left * scale, (SIDE - 6 - bar.value * 16) * scale, (left + 18) * scale, (SIDE - 6) * scale],
-            fill=COLOURS[bar.colour],
-        )
-    if scene.kind in ("receipt", "form"):
-        for row in range(1, GRID):
-            canvas.line(
-                [(0, row * CELL * scale), (SIDE * scale, row * CELL * scale)],
-                fill=(205, 205, 205),
-                width=scale,
-            )
-    for thing in scene.things:
-        _draw_thing(canvas, thing)
-    for line in scene.lines:
-        font = _font(line.size * scale)
-        for index, character in enumerate(line.text):
-            x = (line.x + (index + 0.5) * line.advance) * scale
-            canvas.text(
-                (x, line.y * scale),
-                character,
-                font=font,
-                fill=COLOURS[line.colour],
-                anchor="mm",
-                stroke_width=scale // 2,
-            )
-    picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
-    if scene.noise:
-        grain = np.random.default_rng(scene.noise_seed).normal(0, scene.noise, (SIDE, SIDE, 3))
-        picture = Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
-    return picture
 
 
 # ------------------------------------------------------------------------------------------------ token labels
@@ -414,6 +267,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "text colour": ("", "black", "blue", "red", "purple"),
     "background": ("", *BACKGROUNDS),
     "kind": ("", *KINDS),
+    "middle": ("", "vast"),
+    "unknown": ("", PHOTOGRAPH),
 }
 
 
@@ -425,11 +280,18 @@ def token_labels(scene: Scene) -> NDArray[np.int64]:
     def put(token: int, slot: str, value: str) -> None:
         labels[token, names.index(slot)] = SLOTS[slot].index(value)
 
+    if scene.kind == PHOTOGRAPH:
+        labels[:, names.index("unknown")] = SLOTS["unknown"].index(PHOTOGRAPH)
+        return labels
     for token in range(GRID * GRID):
         put(token, "background", scene.background)
         put(token, "kind", scene.kind)
     for thing in scene.things:
-        token = thing.cell[1] * GRID + thing.cell[0]
+        # One that fills the picture is always told by the same token: which of the four middle ones its centre falls
+        # into is chance.
+        token = GRID + 1 if thing.vast else thing.cell[1] * GRID + thing.cell[0]
+        if thing.vast:
+            put(token, "middle", "vast")
         put(token, "shape", thing.shape)
         put(token, "colour", thing.colour)
         put(token, "size", thing.size)

@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from sab.demo.asks import CATEGORIES, VOCABULARIES, Ask
 from sab.demo.knowledge import text_question, written_scene
 from sab.demo.phrasing import ask
-from sab.demo.questions import CATEGORIES, VOCABULARIES, Ask, about, caption
+from sab.demo.questions import about, caption
 from sab.demo.scenes import KINDS, Scene, render, sample
 from sab.errors import SabError
 
@@ -40,24 +41,15 @@ _KINDS_BY_CATEGORY: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question: picture (112 x 112 RGB or None), prompt, natural answer, the key that decides, category."""
+class Question(Ask):
+    """A question with its picture (112 x 112 RGB, or None)."""
 
-    picture: Image.Image | None
-    prompt: str
-    answer: str
-    key: tuple[str, ...]
-    vocabulary: str
-    category: str
-    intent: str
+    picture: Image.Image | None = None
 
-    def correct(self, reply: str) -> bool:
-        """Does the reply contain exactly the key's words of the vocabulary (`sab.demo.questions.extract`)?"""
-        return self.as_ask().correct(reply)
-
-    def as_ask(self) -> Ask:
-        """The question without its picture."""
-        return Ask(self.prompt, self.answer, self.key, self.vocabulary, self.category, self.intent)
+    @classmethod
+    def over(cls, scene: Scene | None, ask: Ask) -> Question:
+        """The question over the drawn scene, or without a picture."""
+        return cls(**vars(ask), picture=render(scene) if scene else None)
 
 
 def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | None, Ask]:
@@ -67,14 +59,7 @@ def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | No
                 text, asks = written_scene(draw, held_out, 4)
                 if asks:
                     chosen = draw.choice(asks)
-                    return None, Ask(
-                        f"{text} {chosen.prompt}",
-                        chosen.answer,
-                        chosen.key,
-                        chosen.vocabulary,
-                        category,
-                        chosen.intent,
-                    )
+                    return None, replace(chosen, prompt=f"{text} {chosen.prompt}", category=category)
         return None, text_question(draw, held_out)
 
     def shown(intent: str | None) -> tuple[Scene, list[Ask]]:
@@ -116,18 +101,7 @@ def scene_questions(suite: str, count: int, seed: int = 0) -> list[tuple[Scene |
 
 def questions(suite: str, count: int, seed: int = 0) -> list[Question]:
     """The questions of `scene_questions` with their pictures drawn; raises what that raises."""
-    return [
-        Question(
-            render(scene) if scene else None,
-            one.prompt,
-            one.answer,
-            one.key,
-            one.vocabulary,
-            one.category,
-            one.intent,
-        )
-        for scene, one in scene_questions(suite, count, seed)
-    ]
+    return [Question.over(scene, one) for scene, one in scene_questions(suite, count, seed)]
 
 
 def dialogue(
