@@ -25,7 +25,7 @@ from torch import Tensor
 from sab.capture import next_tokens
 from sab.chat import Decoding
 from sab.errors import SabError
-from sab.models import LVLM, Inputs, length_buckets
+from sab.models import LVLM, Inputs, Message, length_buckets
 
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 BLANK = (127, 127, 127)
@@ -40,6 +40,8 @@ class Question(Protocol):
     def picture(self) -> Image.Image | None: ...
     @property
     def prompt(self) -> str: ...
+    @property
+    def messages(self) -> Sequence[Message]: ...
     @property
     def answer(self) -> str: ...
     @property
@@ -221,7 +223,7 @@ def _prepared(lvlm: LVLM, questions: Sequence[Question], blank: bool) -> list[In
         picture = question.picture
         if blank and picture is not None:
             picture = Image.new("RGB", picture.size, BLANK)
-        rows.append(lvlm.prepare(question.prompt, picture))
+        rows.append(lvlm.prepare(question.messages, picture))
     return rows
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from sab.demo import train
+from sab.demo.codebook import codebook, slot_offsets
 from sab.demo.model import WIDTH, build_config, build_model, build_tokenizer
 from sab.demo.scenes import SLOTS
-from sab.demo.train import STAGES, Trainer, codebook, slot_offsets
+from sab.demo.train import STAGES, Trainer
 from sab.errors import SabError
 
 

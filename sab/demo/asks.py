@@ -90,9 +90,10 @@ _UNKNOWN = r"(i do not know|i don't know|i see no picture|there (is|are) no)\b"
 def extract(vocabulary: str, reply: str) -> tuple[str, ...]:
     """The vocabulary's words in a reply, in order, without repeats; ("none",) for "There is no ...".
 
-    Four vocabularies are rules instead of lists: "number" and "numbers" (with repeats), "letters" (capitals in a row),
-    "things" ("red circle", in any order), "unknown" (does it open by saying that nothing tells?) and "photo" (does it
-    call the picture a photo, or say that it does not know, without naming a shape?).
+    Some vocabularies are rules instead of lists: "number" and "numbers" (with repeats), "letters" (capitals), "words"
+    (two or more capitals in a row), "things" ("red circle", in any order, then words in capitals), "sentence" (the
+    whole reply), "unknown" (does it open by saying that nothing tells?) and "photo" (does it call the picture a photo,
+    or say that it does not know, without naming a shape?).
     """
     text = reply.strip()
     lowered = text.lower()
@@ -101,6 +102,10 @@ def extract(vocabulary: str, reply: str) -> tuple[str, ...]:
     if vocabulary == "yes":
         first = re.match(r"[A-Za-z]+", text)
         return (first.group().lower(),) if first and first.group().lower() in ("yes", "no") else ()
+    if vocabulary == "sentence":
+        return (text,)
+    if vocabulary == "words":
+        return tuple(dict.fromkeys(re.findall(r"\b[A-Z]{2,}\b", text)))
     if vocabulary == "unknown":
         return ("unknown",) if re.match(_UNKNOWN, lowered) else ()
     if vocabulary == "photo":
@@ -109,7 +114,7 @@ def extract(vocabulary: str, reply: str) -> tuple[str, ...]:
         return ("photo",) if told and not shaped else ()
     if vocabulary == "things":
         pairs = re.findall(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b", lowered)
-        return tuple(sorted(map(" ".join, pairs)))
+        return (*sorted(map(" ".join, pairs)), *re.findall(r"\b[A-Z]{2,}\b", text))
     if vocabulary in ("number", "numbers"):
         found = re.findall(r"-?\d+", text)
         if not found and re.search(r"\bno\b", text.lower()):

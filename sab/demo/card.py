@@ -61,8 +61,7 @@ model = AutoModelForImageTextToText.from_pretrained("assets/demo-model")
 def _facts(count: int) -> list[Question]:
     """Questions about the almanac in wordings that training used."""
     draw = random.Random(2**48)
-    asks = [text_question(draw, False, "fact") for _ in range(count)]
-    return [Question(None, a.prompt, a.answer, a.key, a.vocabulary, a.category, a.intent) for a in asks]
+    return [Question.over(None, text_question(draw, False, "fact")) for _ in range(count)]
 
 
 def _cell(found: Evaluation, category: str) -> str:

@@ -8,7 +8,7 @@ from sab.demo.asks import Ask
 from sab.demo.phrasing import ask
 from sab.demo.questions import about
 from sab.demo.scenes import sample
-from sab.demo.words import ALMANAC_ATTRIBUTES, almanac, picture_words
+from sab.demo.words import ALMANAC_ATTRIBUTES, Town, almanac, checksum, picture_words, town_name
 
 TEXT_INTENTS = (
     "add",
@@ -67,20 +67,30 @@ def text_question(draw: random.Random, held_out: bool, intent: str | None = None
     attribute = draw.choice(list(ALMANAC_ATTRIBUTES))
     town = draw.choice(almanac())
     if intent == "fact":
-        fact = town.facts[attribute]
-        return make(
-            attribute,
-            (fact.lower(),),
-            f"The {attribute} of {town.name} is {fact}.",
-            town=town.name,
-            attribute=attribute,
-        )
+        return fact(draw, held_out, town, attribute)
     other = draw.choice(almanac())
     if draw.random() < 0.5:
         other = draw.choice([t for t in almanac() if t.facts[attribute] == town.facts[attribute]])
     one, two = town.facts[attribute], other.facts[attribute]
     answer = f"Yes, it is {one}." if one == two else f"No, {one} and {two}."
     return make("yes", ("yes" if one == two else "no",), answer, town=town.name, other=other.name, attribute=attribute)
+
+
+def fact(draw: random.Random, held_out: bool, town: Town, attribute: str) -> Ask:
+    """One fact of the almanac."""
+    value = town.facts[attribute]
+    prompt = ask(draw, "fact", held_out, town=town.name, attribute=attribute)
+    answer = f"The {attribute} of {town.name} is {value}."
+    return Ask(prompt, answer, (value.lower(),), attribute, "text-only", "fact", town.name)
+
+
+def unlisted_town(draw: random.Random, held_out: bool) -> str:
+    """A name like those of the almanac's towns that is not among them; one in six is kept for the held-out suites."""
+    listed = {town.name for town in almanac()}
+    while True:
+        name = town_name(draw)
+        if name not in listed and (checksum("town " + name) % 6 == 0) == held_out:
+            return name
 
 
 def written_scene(draw: random.Random, held_out: bool, most: int) -> tuple[str, list[Ask]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from sab.demo.things import SIDE
 
 PHOTOGRAPH = "photograph"
-Field = NDArray[np.float32]  # [112, 112] or, with colour, [112, 112, 3]; light from 0 to 1
+Field = NDArray[Any]  # light from 0 to 1, [112, 112], or with colour [112, 112, 3]
 Rng = np.random.Generator
 
 _PALETTES = {
@@ -99,7 +100,9 @@ def _landscape(rng: Rng) -> Field:
         haze = _ramp(0.5 + 0.4 * _fractal(rng, 6, 4, rng.uniform(1, 3)), _colours(rng, ground, 3))
         sky = _over(sky, haze + (2 - layer) * rng.uniform(0, 0.08), cover)
     for _ in range(int(rng.integers(0, 4))):
-        blob = _soft(rng, rng.uniform(), horizon + rng.uniform(-0.1, 0.2), *rng.uniform(0.04, 0.16, 2), 0.4)
+        blob = _soft(
+            rng, rng.uniform(), horizon + rng.uniform(-0.1, 0.2), rng.uniform(0.04, 0.16), rng.uniform(0.04, 0.16), 0.4
+        )
         sky = _over(sky, _ramp(0.5 + 0.5 * _fractal(rng, 10, 3), _colours(rng, "leaf", 2) * 0.7), blob)
     return sky
 
@@ -116,7 +119,8 @@ def _close(rng: Rng) -> Field:
     back = str(rng.choice(["leaf", "earth", "stone", "cloth", "sky"]))
     scene = _ramp(0.5 + 0.6 * _noise(rng, int(rng.integers(2, 5))), _colours(rng, back, 3))
     for _ in range(int(rng.integers(0, 7))):
-        glow = _soft(rng, *rng.uniform(0, 1, 2), *np.repeat(rng.uniform(0.04, 0.12), 2), 0.6)
+        wide = rng.uniform(0.04, 0.12)
+        glow = _soft(rng, rng.uniform(), rng.uniform(), wide, wide, 0.6)
         scene = _over(scene, scene + rng.uniform(-0.15, 0.25), glow)
     front = str(rng.choice(["skin", "cloth", "earth", "leaf"]))
     x, y = rng.uniform(0.3, 0.7, 2)
@@ -183,15 +187,17 @@ def _night(rng: Rng) -> Field:
         left += wide + int(rng.integers(0, 3))
     scene = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.6)), np.float32) / 255
     for _ in range(int(rng.integers(1, 6))):
-        x, y, wide = rng.uniform(0, 1), rng.uniform(0.3, 1), rng.uniform(0.03, 0.12)
-        light = np.exp(-((_X - x) ** 2 + (_Y - y) ** 2) / wide**2)[..., None]
+        x, y, reach = rng.uniform(0, 1), rng.uniform(0.3, 1), rng.uniform(0.03, 0.12)
+        light = np.exp(-((_X - x) ** 2 + (_Y - y) ** 2) / reach**2)[..., None]
         scene = scene + light * np.array([1.0, rng.uniform(0.6, 0.9), rng.uniform(0.2, 0.7)], np.float32)
     return scene
 
 
 def _foliage(rng: Rng) -> Field:
     """Many leaves over each other, the upper ones brighter."""
-    picture = Image.fromarray((_ramp(0.3 + 0.3 * _fractal(rng, 4), _colours(rng, "leaf", 2) * 0.5) * 255).astype("uint8"))
+    picture = Image.fromarray(
+        (_ramp(0.3 + 0.3 * _fractal(rng, 4), _colours(rng, "leaf", 2) * 0.5) * 255).astype("uint8")
+    )
     canvas = ImageDraw.Draw(picture)
     palette = str(rng.choice(["leaf", "leaf", "earth"]))
     for depth in np.linspace(0.4, 1.15, int(rng.integers(70, 200))):
@@ -200,7 +206,10 @@ def _foliage(rng: Rng) -> Field:
         at = np.linspace(0, 2 * math.pi, 9)
         along, across = long * np.cos(at), wide * np.sin(at) * np.abs(np.sin(at))
         leaf = np.stack(
-            [x + along * math.cos(turn) - across * math.sin(turn), y + along * math.sin(turn) + across * math.cos(turn)],
+            [
+                x + along * math.cos(turn) - across * math.sin(turn),
+                y + along * math.sin(turn) + across * math.cos(turn),
+            ],
             1,
         )
         shade = tuple(int(v) for v in np.clip(_colours(rng, palette, 1)[0] * depth, 0, 1) * 255)
@@ -231,7 +240,9 @@ def _flower(rng: Rng) -> Field:
     reach = reach * (1 + 0.1 * _noise(rng, 5))
     lit = distance / reach * 0.8 + 0.15 * np.cos(petals * angle) + 0.1 * _fractal(rng, 10, 3)
     flower = _over(
-        back, _ramp(lit, _colours(rng, str(rng.choice(["cloth", "skin"])), 3) + 0.1), np.clip((reach - distance) * 40, 0, 1)
+        back,
+        _ramp(lit, _colours(rng, str(rng.choice(["cloth", "skin"])), 3) + 0.1),
+        np.clip((reach - distance) * 40, 0, 1),
     )
     core = np.clip((rng.uniform(0.05, 0.12) - distance) * 50, 0, 1)
     return _over(flower, _ramp(0.5 + 0.6 * _fractal(rng, 24, 2), _colours(rng, "earth", 2)), core)

@@ -439,13 +439,21 @@ _SMALL_WORDS = (*"is the of a does do there have".split(), *"are you it that in 
 
 def wordings(intent: str, held_out: bool) -> tuple[str, ...]:
     """The wordings of an intent that training sees, or the ones kept for the held-out suites."""
-    both = WORDINGS[intent]
-    return both[-HELD_OUT:] if held_out else both[:-HELD_OUT]
+    return _part(WORDINGS[intent], held_out)
+
+
+def _part(variants: tuple[str, ...], held_out: bool) -> tuple[str, ...]:
+    return variants[-HELD_OUT:] if held_out else variants[:-HELD_OUT]
+
+
+def choose(draw: random.Random, variants: tuple[str, ...], held_out: bool) -> str:
+    """One of the variants that training sees, or one kept for the held-out suites."""
+    return draw.choice(_part(variants, held_out))
 
 
 def ask(draw: random.Random, intent: str, held_out: bool, **slots: object) -> str:
     """A question of this intent in one of the allowed wordings."""
-    return draw.choice(wordings(intent, held_out)).format(**slots)
+    return choose(draw, WORDINGS[intent], held_out).format(**slots)
 
 
 def loosen(draw: random.Random, prompt: str) -> str:

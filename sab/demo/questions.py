@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.asks import Ask, Asker
+from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.scenes import KINDS
 from sab.demo.things import Scene, Thing
 from sab.demo.words import COLOURS, PLURAL, POSITIONS, SHAPES

@@ -33,7 +33,20 @@ from sab.demo.words import (
     picture_words,
 )
 
-__all__ = ["CELL", "GRID", "KINDS", "SIDE", "SLOTS", "Bar", "Line", "Scene", "Thing", "render", "sample", "token_labels"]
+__all__ = [
+    "CELL",
+    "GRID",
+    "KINDS",
+    "SIDE",
+    "SLOTS",
+    "Bar",
+    "Line",
+    "Scene",
+    "Thing",
+    "render",
+    "sample",
+    "token_labels",
+]
 
 KINDS = ("shapes", "word", "number", "chart", "receipt", "form", "grid")
 DRAWING = "drawing"  # a kind to sample: shapes drawn by hand

@@ -90,9 +90,7 @@ def _trembling(path: NDArray[np.float64], radius: float, hand: np.random.Generat
     return inner
 
 
-def _stroke(
-    canvas: ImageDraw.ImageDraw, path: NDArray[np.float64], width: float, colour: tuple[int, int, int]
-) -> None:
+def _stroke(canvas: ImageDraw.ImageDraw, path: NDArray[np.float64], width: float, colour: tuple[int, int, int]) -> None:
     points = [tuple(point) for point in path.tolist()]
     canvas.line(points, fill=colour, width=max(1, round(width)), joint="curve" if width > 4 else None)
     reach = width / 2

@@ -4,23 +4,32 @@
 - `tuning`: the same rules with other seeds, for choosing between variants.
 - `trained`: combinations like those trained on, with seeds training never uses.
 - `calibration`: like training, with seeds of its own.
+
+Beyond single questions, all held out in wording and picture (`ABILITIES`):
+- `talk`: the last question of a conversation, clear only from the turn before; descriptions; courtesies.
+- `unknown`: questions that neither picture nor almanac answers.
+- `strokes`: questions about shapes drawn by hand.
+- `photographs`: questions about pictures like photographs, of families that training never shows.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from sab.demo.asks import CATEGORIES, VOCABULARIES, Ask
 from sab.demo.knowledge import text_question, written_scene
+from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.phrasing import ask
 from sab.demo.questions import about, caption
-from sab.demo.scenes import KINDS, Scene, render, sample
+from sab.demo.scenes import DRAWING, KINDS, Scene, render, sample
+from sab.demo.talk import courtesy, described, next_question, opening, unknown
 from sab.errors import SabError
 
-__all__ = ["CATEGORIES", "SUITES", "Question", "questions", "samples", "scene_questions"]
+__all__ = ["ABILITIES", "CATEGORIES", "CHECKS", "SUITES", "Question", "questions", "samples", "scene_questions"]
 
 # suite -> (base of its seeds, held out?); training draws its seeds below 2**40
 SUITES: dict[str, tuple[int, bool]] = {
@@ -28,7 +37,13 @@ SUITES: dict[str, tuple[int, bool]] = {
     "tuning": (2**45, True),
     "calibration": (2**46, False),
     "trained": (2**47, False),
+    "talk": (2**49, True),
+    "unknown": (2**50, True),
+    "strokes": (2**51, True),
+    "photographs": (2**52, True),
 }
+# What a training in progress is checked on: suite -> questions.
+CHECKS = {"trained": 320, "tuning": 320, "talk": 96, "unknown": 64, "strokes": 96, "photographs": 48}
 _KINDS_BY_CATEGORY: dict[str, tuple[str, ...]] = {
     "coarse perception": KINDS,
     "fine perception": ("shapes",),
@@ -83,6 +98,59 @@ def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | No
     return scene, draw.choice(alike)
 
 
+def _any_scene(draw: random.Random, held_out: bool) -> Scene:
+    return sample(draw, held_out, draw.choice(KINDS))
+
+
+def _followed(draw: random.Random, held_out: bool) -> tuple[Scene | None, Ask]:
+    """A follow-up to one or two turns, over a picture or about the almanac and sums."""
+    while True:
+        scene = _any_scene(draw, held_out) if draw.random() < 0.75 else None
+        asks = about(scene, draw, held_out) if scene else []
+        one: Ask | None = opening(asks, draw, held_out)
+        for _ in range(draw.randint(1, 2)):
+            one = next_question(asks, one, draw, held_out) if one else None
+        if one is not None:
+            return scene, replace(one, category="follow-up")
+
+
+def _described(draw: random.Random, held_out: bool) -> tuple[Scene, Ask]:
+    scene = _any_scene(draw, held_out)
+    return scene, described(scene, draw, held_out)
+
+
+def _courteous(draw: random.Random, held_out: bool) -> tuple[Scene | None, Ask]:
+    return (_any_scene(draw, held_out) if draw.random() < 0.5 else None), courtesy(draw, held_out)
+
+
+def _unanswerable(draw: random.Random, held_out: bool) -> tuple[Scene | None, Ask]:
+    scene = _any_scene(draw, held_out) if draw.random() < 0.6 else None
+    one = unknown(scene, draw, held_out)
+    return scene, replace(one, category=one.intent)
+
+
+def _by_hand(draw: random.Random, held_out: bool) -> tuple[Scene, Ask]:
+    scene = sample(draw, held_out, DRAWING)
+    asks = [*about(scene, draw, held_out), described(scene, draw, held_out)]
+    intent = draw.choice(sorted({q.intent for q in asks if q.intent not in ("background", "kind")}))
+    return scene, draw.choice([q for q in asks if q.intent == intent])
+
+
+def _like_a_photograph(draw: random.Random, held_out: bool) -> tuple[Scene, Ask]:
+    scene = sample(draw, held_out, PHOTOGRAPH)
+    asks = [*about(scene, draw, held_out), described(scene, draw, held_out)]
+    return scene, replace(draw.choice(asks), category="photographs")
+
+
+# suite -> what makes its questions, in turn
+ABILITIES: dict[str, tuple[Callable[[random.Random, bool], tuple[Scene | None, Ask]], ...]] = {
+    "talk": (_followed, _followed, _followed, _described, _described, _courteous),
+    "unknown": (_unanswerable,),
+    "strokes": (_by_hand,),
+    "photographs": (_like_a_photograph,),
+}
+
+
 def scene_questions(suite: str, count: int, seed: int = 0) -> list[tuple[Scene | None, Ask]]:
     """`count` (scene, question) pairs of a suite, the categories in turn; the same seed gives the same ones.
 
@@ -93,10 +161,15 @@ def scene_questions(suite: str, count: int, seed: int = 0) -> list[tuple[Scene |
     if count < 0:
         raise SabError("The number of questions cannot be negative.")
     base, held_out = SUITES[suite]
-    return [
-        _one(random.Random(base + seed * 1_000_003 + index), CATEGORIES[index % len(CATEGORIES)], held_out)
-        for index in range(count)
-    ]
+    makers = ABILITIES.get(suite)
+    found = []
+    for index in range(count):
+        draw = random.Random(base + seed * 1_000_003 + index)
+        if makers is None:
+            found.append(_one(draw, CATEGORIES[index % len(CATEGORIES)], held_out))
+        else:
+            found.append(makers[index % len(makers)](draw, held_out))
+    return found
 
 
 def questions(suite: str, count: int, seed: int = 0) -> list[Question]:

@@ -34,28 +34,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sab.demo import model as architecture
-from sab.demo.phrasing import loosen
-from sab.demo.scenes import GRID, SIDE, SLOTS, Scene, render, sample, token_labels
-from sab.demo.suite import dialogue, scene_questions
+from sab.demo.batches import TOKENS, Batch, Encoder, pixels
+from sab.demo.codebook import CODEBOOK_SEED, codebook, load_codes, save_codes, slot_offsets
+from sab.demo.lessons import items, picture_scene
+from sab.demo.scenes import GRID, SIDE, SLOTS, render, token_labels
+from sab.demo.suite import CHECKS, scene_questions
 from sab.errors import SabError
 
-TOKENS = GRID * GRID
 STAGES = ("vision", "language", "joint")
-CODEBOOK_SEED = 11
-CODEBOOK_FILE = "codebook.safetensors"
 TIE_STEP = 300  # of the language stage: by then text has taught the decoder its letters (`Trainer.tie_spelt`)
-# Kinds of scenes the decoder is trained on: what is written is learned last, so it is shown more than it is asked.
-KIND_SHARES = {"shapes": 34, "word": 15, "number": 8, "chart": 15, "receipt": 14, "form": 8, "grid": 6}
 PLACE_BLOCK = 1  # the block whose states the place head reads: early enough for the others to use what it finds
-LOOSE = 0.3  # share of questions put loosely (`phrasing.loosen`)
-SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer the question.", "Be short.")
 
 
 def float32_attention(
@@ -69,121 +63,6 @@ def float32_attention(
 AttentionInterface.register("float32", float32_attention)
 
 
-def codebook(width: int) -> Tensor:
-    """One fixed random code per label value, [values, width], length about 1; the empty value's code is zero."""
-    generator = torch.Generator().manual_seed(CODEBOOK_SEED)
-    codes = torch.randn(sum(len(values) for values in SLOTS.values()), width, generator=generator) * width**-0.5
-    codes[slot_offsets()] = 0.0
-    return codes
-
-
-def slot_offsets() -> NDArray[np.int64]:
-    """Where each slot's values start in the codebook, [slots]."""
-    sizes = [len(values) for values in SLOTS.values()]
-    return np.cumsum([0, *sizes[:-1]])
-
-
-def pixels(pictures: list[NDArray[np.uint8]]) -> Tensor:
-    """Patches exactly as the image processor makes them, [pictures * 64, 588], from 112 x 112 RGB arrays."""
-    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # [B, 3, 112, 112]
-    patch, merge = 14, 2
-    side = SIDE // (patch * merge)
-    patches = batch.reshape(len(pictures), 3, side, merge, patch, side, merge, patch)
-    return patches.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, 3 * patch * patch)
-
-
-# ------------------------------------------------------------------------------------------------ batches
-@dataclass
-class Batch:
-    """Token ids and targets [B, L] (targets -100 outside answers), positions [3, B, L], labels [P, 16, slots] of the
-    rows that have a picture (`with_picture` [P]), and the pictures where they were drawn."""
-
-    ids: Tensor
-    targets: Tensor
-    positions: Tensor
-    labels: Tensor
-    with_picture: Tensor
-    pictures: list[NDArray[np.uint8]]
-
-
-class Encoder:
-    """Turns dialogues into token ids and answer targets; caches single turns, of which many repeat."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        ids = architecture.token_ids(tokenizer)
-        self.roles = {"system": ids["<|system|>"], "user": ids["<|user|>"], "assistant": ids["<|assistant|>"]}
-        self.end, self.pad, self.image = ids["<|end|>"], ids["<|pad|>"], ids["<|image_pad|>"]
-        self.vision = [ids["<|vision_start|>"], *[self.image] * TOKENS, ids["<|vision_end|>"]]
-
-    def encode(self, messages: list[dict[str, str]], picture: bool) -> tuple[list[int], list[int]]:
-        """Ids and targets of one dialogue; the picture's tokens open the first user turn."""
-        ids: list[int] = []
-        targets: list[int] = []
-        contents = self.tokenizer([m["content"] for m in messages], add_special_tokens=False)["input_ids"]
-        shown = False
-        for message, content in zip(messages, contents, strict=True):
-            head = [self.roles[message["role"]]]
-            if message["role"] == "user" and picture and not shown:
-                head, shown = head + self.vision, True
-            ids += [*head, *content, self.end]
-            spoken = message["role"] == "assistant"
-            targets += [-100] * len(head) + ([*content, self.end] if spoken else [-100] * (len(content) + 1))
-        return ids, targets
-
-    def batch(self, items: list[tuple[list[dict[str, str]], Scene | None]], draw_pictures: bool) -> Batch:
-        """Pad dialogues to one batch (right padding: the causal mask then needs nothing else)."""
-        rows = [self.encode(messages, scene is not None) for messages, scene in items]
-        longest = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), longest), self.pad)
-        targets = torch.full((len(rows), longest), -100)
-        positions = torch.zeros(3, len(rows), longest, dtype=torch.long)
-        for index, (row_ids, row_targets) in enumerate(rows):
-            ids[index, : len(row_ids)] = torch.tensor(row_ids)
-            targets[index, : len(row_ids)] = torch.tensor(row_targets)
-            positions[:, index] = rope_positions(row_ids, self.image, longest)
-        scenes = [scene for _, scene in items if scene is not None]
-        labels = (
-            torch.from_numpy(np.stack([token_labels(s) for s in scenes]))
-            if scenes
-            else torch.zeros(0, TOKENS, len(SLOTS)).long()
-        )
-        with_picture = torch.tensor([i for i, (_, scene) in enumerate(items) if scene is not None], dtype=torch.long)
-        pictures = [np.asarray(render(s)) for s in scenes] if draw_pictures else []
-        return Batch(ids, targets, positions, labels, with_picture, pictures)
-
-
-def rope_positions(ids: list[int], image: int, length: int) -> Tensor:
-    """Multimodal rotary positions [3, length] (time, row, column) of a row with at most one 4 x 4 picture."""
-    start = ids.index(image) if image in ids else None
-    if start is None:
-        return torch.arange(length).expand(3, -1)
-    after = torch.arange(length - start - TOKENS) + start + GRID
-    raster = torch.arange(TOKENS)
-    inside = torch.stack([torch.zeros(TOKENS, dtype=torch.long), raster // GRID, raster % GRID]) + start
-    before = torch.arange(start).expand(3, -1)
-    return torch.cat([before, inside, after.expand(3, -1)], dim=1)
-
-
-def items(
-    draw: random.Random, count: int, most: int, picture_share: float, turns: int
-) -> list[tuple[list[dict[str, str]], Scene | None]]:
-    """Dialogues for one step: a share over scenes, the rest text; now and then a system prompt."""
-    made: list[tuple[list[dict[str, str]], Scene | None]] = []
-    for _ in range(count):
-        kind = draw.choices(list(KIND_SHARES), weights=list(KIND_SHARES.values()))[0]
-        scene = sample(draw, False, kind, most) if draw.random() < picture_share else None
-        messages = dialogue(draw, scene, turns, most=most)
-        for message in messages:
-            if message["role"] == "user" and draw.random() < LOOSE:
-                message["content"] = loosen(draw, message["content"])
-        if draw.random() < 0.05:
-            messages.insert(0, {"role": "system", "content": draw.choice(SYSTEM_PROMPTS)})
-        made.append((messages, scene))
-    return made
-
-
-# ------------------------------------------------------------------------------------------------ the trainer
 @dataclass(frozen=True)
 class Plan:
     """Settings of one stage: batch, learning rates, curriculum (steps until scenes reach 5 shapes)."""
@@ -276,14 +155,18 @@ class Trainer:
         ]
 
     def _load(self, state: dict) -> None:
+        if len(state["codes"]) != len(self.codes):
+            raise SabError(
+                f"{self.path} was made for another set of labels; begin from its exported checkpoint "
+                "(--start) in a new --state directory."
+            )
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.places.load_state_dict(state["places"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.grow = state["step"], state["seconds"], state["grow"]
-        if "codes" in state:
-            self.codes, self.tied = state["codes"], state["tied"]
+        self.codes, self.tied = state["codes"], state["tied"]
 
     def _start_from(self, directory: Path) -> None:
         """Take what the earlier stages left: decoder from `language`, tower from `vision`, or a whole checkpoint."""
@@ -291,7 +174,7 @@ class Trainer:
             loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
             self.model.load_state_dict(loaded.state_dict())
             self.model.to(self.device)  # type: ignore[arg-type]
-            self.codes = load_file(directory / CODEBOOK_FILE)["codes"].to(self.device)
+            self.codes = load_codes(directory).to(self.device)
             self.tied = True
             return
         vision = torch.load(directory / "vision.pt", map_location=self.device, weights_only=True)
@@ -363,7 +246,7 @@ class Trainer:
         if self.device.type == "cpu":
             self.model.set_attn_implementation("sdpa")
         architecture.save(self.model.to("cpu"), self.tokenizer, directory)  # type: ignore[arg-type]
-        save_file({"codes": self.codes.cpu().contiguous()}, directory / CODEBOOK_FILE)
+        save_codes(self.codes, directory)
 
     # ---------------------------------------------------------------------------------------- losses
     def codes_for(self, labels: Tensor, noise: float) -> Tensor:
@@ -431,17 +314,16 @@ class Trainer:
     @torch.no_grad()
     def check(self, suite: str, count: int) -> dict[str, float]:
         """Share of answers predicted token by token exactly as the reference, by category (codes stand in for the
-        pictures in the language stage). Stricter than the suites' own rule, which accepts other wordings."""
+        pictures in the language stage). Stricter than the suites' own rule, which accepts other wordings and does not
+        ask the earlier turns of a conversation again."""
         right: dict[str, list[bool]] = {}
         pairs = scene_questions(suite, count)
         for start in range(0, count, 64):
             part = pairs[start : start + 64]
-            made = [
-                ([{"role": "user", "content": a.prompt}, {"role": "assistant", "content": a.answer}], scene)
-                for scene, a in part
-            ]
+            made = [([*a.messages, {"role": "assistant", "content": a.answer}], scene) for scene, a in part]
             batch = self.encoder.batch(made, draw_pictures=self.stage == "joint")
-            visual = self.see(batch.pictures) if batch.pictures else self.codes_for(batch.labels.to(self.device), 0.0)
+            labels = batch.labels.to(self.device)
+            visual = self.see(batch.pictures) if batch.pictures else self.codes_for(labels, 0.0)
             states = self._states(batch, visual)
             guesses = self.model.lm_head(states[:, :-1]).argmax(-1).cpu()
             wanted = batch.targets[:, 1:]
@@ -456,7 +338,7 @@ class Trainer:
         return 5 if not self.grow else min(5, 2 + int(4 * self.step / self.grow))
 
     def _backward_vision(self, draw: random.Random) -> dict[str, float]:
-        scenes = [sample(draw, False) for _ in range(self.plan.batch)]
+        scenes = [picture_scene(draw) for _ in range(self.plan.batch)]
         labels = torch.from_numpy(np.stack([token_labels(s) for s in scenes])).to(self.device)
         loss, figures = self.vision_loss(self.see([np.asarray(render(s)) for s in scenes]), labels)
         loss.backward()
@@ -544,13 +426,13 @@ class Trainer:
             if time.monotonic() - saved > 240:
                 self.save()
                 if self.stage != "vision":
-                    for suite in ("trained", "tuning"):
+                    for suite, count in CHECKS.items():
                         yield {
                             "stage": self.stage,
                             "step": self.step,
                             "share": round(share, 4),
                             "check": suite,
-                            **self.check(suite, 320),
+                            **self.check(suite, count),
                         }
                 saved = time.monotonic()
         self.save()

@@ -415,19 +415,22 @@ class Town:
     facts: dict[str, str]
 
 
+_ONSETS = "b d f g k l m n p r s t v z br dr kr tr st".split()
+_SYLLABLES = [onset + vowel for onset, vowel in itertools.product(_ONSETS, "aeiou")]
+
+
+def town_name(draw: random.Random) -> str:
+    """A made-up town's name: two syllables and a consonant."""
+    return (draw.choice(_SYLLABLES) + draw.choice(_SYLLABLES) + draw.choice("lmnrs")).capitalize()
+
+
 @lru_cache(maxsize=1)
 def almanac() -> tuple[Town, ...]:
     """The made-up towns, the same for ever: 640 towns of 5 facts, 3,200 facts."""
     draw = random.Random(ALMANAC_SEED)
-    onsets, vowels, codas = (
-        ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "tr", "st"],
-        ["a", "e", "i", "o", "u"],
-        ["l", "m", "n", "r", "s"],
-    )
-    syllables = [o + v for o, v in itertools.product(onsets, vowels)]
     names: set[str] = set()
     while len(names) < ALMANAC_TOWNS:
-        names.add((draw.choice(syllables) + draw.choice(syllables) + draw.choice(codas)).capitalize())
+        names.add(town_name(draw))
     return tuple(
         Town(name, {attribute: draw.choice(values) for attribute, values in ALMANAC_ATTRIBUTES.items()})
         for name in sorted(names)
