@@ -20,6 +20,10 @@ class Toy:
     category: str
     letter: str = ""
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.prompt}]
+
     def correct(self, reply: str) -> bool:
         return self.letter in reply
 

@@ -187,8 +187,8 @@ def _night(rng: Rng) -> Field:
         left += wide + int(rng.integers(0, 3))
     scene = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.6)), np.float32) / 255
     for _ in range(int(rng.integers(1, 6))):
-        x, y, reach = rng.uniform(0, 1), rng.uniform(0.3, 1), rng.uniform(0.03, 0.12)
-        light = np.exp(-((_X - x) ** 2 + (_Y - y) ** 2) / reach**2)[..., None]
+        across, up, reach = rng.uniform(0, 1), rng.uniform(0.3, 1), rng.uniform(0.03, 0.12)
+        light = np.exp(-((_X - across) ** 2 + (_Y - up) ** 2) / reach**2)[..., None]
         scene = scene + light * np.array([1.0, rng.uniform(0.6, 0.9), rng.uniform(0.2, 0.7)], np.float32)
     return scene
 
