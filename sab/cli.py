@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -352,7 +353,7 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
     suite = "final" if options.suite == "demo" else options.suite
     # another seed, so that no question is asked twice; the categories take turns there
     others = scene_questions(suite, max(0, missing) * len(CATEGORIES), seed=1)
-    return [*asked, *(Question.over(None, ask) for scene, ask in others if scene is None)]
+    return [*asked, *(Question(None, **asdict(ask)) for scene, ask in others if scene is None)]
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:

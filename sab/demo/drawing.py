@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -26,6 +28,7 @@ def _draw_thing(canvas: ImageDraw.ImageDraw, thing: Thing) -> None:
         canvas.line([*points, points[0], points[1]], fill=colour, width=width, joint="curve")
 
 
+@lru_cache(maxsize=256)  # loading one takes longer than drawing a line with it
 def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 

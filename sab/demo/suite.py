@@ -56,15 +56,18 @@ _KINDS_BY_CATEGORY: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Question(Ask):
-    """A question with its picture (112 x 112 RGB, or None)."""
+class _Pictured:
+    picture: Image.Image | None
 
-    picture: Image.Image | None = None
+
+@dataclass(frozen=True)
+class Question(Ask, _Pictured):
+    """A question with its picture (112 x 112 RGB, or None), which comes first."""
 
     @classmethod
     def over(cls, scene: Scene | None, ask: Ask) -> Question:
         """The question over the drawn scene, or without a picture."""
-        return cls(**vars(ask), picture=render(scene) if scene else None)
+        return cls(render(scene) if scene else None, **vars(ask))
 
 
 def _one(draw: random.Random, category: str, held_out: bool) -> tuple[Scene | None, Ask]:
