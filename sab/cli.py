@@ -450,6 +450,7 @@ def _map_recipe(options: argparse.Namespace) -> Recipe:
     if options.out is not None and options.out.is_dir():
         raise SabError(f"{options.out} is a directory; name a file for --out.")
     recipe = Recipe(
+        model=options.model,
         thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
         sensitivity=options.sensitivity,
         split=options.split,
@@ -464,7 +465,9 @@ def _map_recipe(options: argparse.Namespace) -> Recipe:
 def _map_conditions(lvlm: LVLM, recipe: Recipe) -> dict[str, Any]:
     """What figures about maps depend on, for JSON."""
     names = ("sensitivity", "split", "samples", "seed", "damping", "thresholds")
-    return {"model": lvlm.source, "fingerprint": lvlm.fingerprint} | {name: recipe.to_json()[name] for name in names}
+    stored = recipe.to_json()
+    model = {"model": recipe.model or "embedded", "fingerprint": lvlm.fingerprint}
+    return model | {name: stored[name] for name in names}
 
 
 def _controls(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def compare(
     ignored.
     """
     tell = progress or (lambda stage, share: None)
-    identity = hashlib.sha256("\n".join(f"{q.prompt}\t{q.answer}" for q in questions).encode()).hexdigest()
+    identity = identity_of((question.prompt, question.answer) for question in questions)
     reference = _kept(directory / f"full-{full.fingerprint[:12]}", identity)
     if reference is None:
         measured = assess(full, None, questions, suite, batch_size, tell)
@@ -114,6 +114,11 @@ def compare(
         control = [asked for _, asked in cells[CONTROL]]
         gaps = [gap(name, CONTROL, [a for _, a in cells[name]], control) for name in recipes if name != CONTROL]
     return {"rows": rows, "gaps": gaps}
+
+
+def identity_of(questions: Iterable[tuple[str, str]]) -> str:
+    """A hash of (prompt, answer) pairs: what stored answers are answers to."""
+    return hashlib.sha256("\n".join(f"{prompt}\t{answer}" for prompt, answer in questions).encode()).hexdigest()
 
 
 def gap(first: str, second: str, one: Sequence[Asked], two: Sequence[Asked]) -> dict[str, Any]:

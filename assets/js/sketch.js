@@ -254,6 +254,21 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     return big;
   }
 
+  // A question of another tab comes here with its picture, or with none.
+  document.addEventListener('sab:ask', ({ detail }) => {
+    if (!element.isConnected) return;
+    const box = document.querySelector('#chat-prompt textarea');
+    if (box) {
+      Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(box, detail.text);
+      box.dispatchEvent(new Event('input', { bubbles: true }));
+    }
+    remember();
+    if (!detail.picture) { wipe(); publish(); return; }
+    const image = new Image();
+    image.onload = () => { const big = enlarged(image); place(big, big.width, big.height); };
+    image.src = detail.picture;
+  });
+
   wipe();
   choose('pencil'); press('data-colour', colour); press('data-size', String(size));
   arm();

@@ -69,6 +69,23 @@ def test_the_shipped_comparison_is_shown_for_the_embedded_model(visitor: Visitor
     assert visitor.errors == []
 
 
+def test_a_question_that_a_run_gets_wrong_goes_to_chat_with_its_picture(visitor: Visitor) -> None:
+    page = visitor.open("?tab=benchmark&run=sab")
+    page.wait_for_selector(".qb-card")
+    page.select_option(".qb-choice select[data-name=category]", "counting")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.qb-head')].every((each) => each.textContent.includes('counting'))"
+    )
+    card = page.locator(".qb-card").first
+    assert any("SAB" in text for text in card.locator(".qb-answers li.wrong").all_inner_texts())
+    assert "Full precision" in card.locator(".qb-answers li.right").first.inner_text()
+    prompt = card.locator(".qb-prompt").inner_text()
+    card.locator(".qb-send").click()
+    page.wait_for_function("(text) => document.querySelector('#chat-prompt textarea')?.value === text", arg=prompt)
+    page.wait_for_function("!document.querySelector('#sketch .sk-stage').classList.contains('blank')")
+    assert visitor.errors == []
+
+
 @pytest.fixture
 def crowd(run_directory: Path) -> Iterator[int]:
     """Runs that lie close: the same codes, accuracies a fraction of a point apart."""

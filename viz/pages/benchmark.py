@@ -14,11 +14,14 @@ import gradio as gr
 from sab.errors import SabError
 from viz.pages.binarize import checked_questions
 from viz.pages.chart import chart, no_chart
-from viz.pages.comparison import compared, findings, heading, read_comparison
+from viz.pages.comparison import PAPER_NOTE, compared, findings, heading, paper_table, read_comparison
 from viz.pages.jobs import Task
+from viz.pages.labels import falls_table, knockouts_chart, read_checks
+from viz.pages.labels import said as said_of
 from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.progress import progress_card, progress_value
+from viz.pages.questions import question_browser
 from viz.pages.results import FULL, current_fingerprint, full_directory, results
 from viz.pages.scores import (
     NOTHING,
@@ -62,7 +65,17 @@ def build(store: Store, shared: Shared) -> None:
             with gr.Row(elem_id="comparison-export"):
                 table_csv = gr.Button("Export CSV", size="sm", min_width=90, elem_id="comparison-csv")
                 table_json = gr.Button("Export JSON", size="sm", min_width=90, elem_id="comparison-json")
-        gr.Markdown("### Runs, one by one", elem_id="benchmark-runs-heading")
+        with gr.Accordion("The paper's table, and what may be compared", open=False, elem_id="comparison-paper"):
+            gr.Markdown(PAPER_NOTE)
+            paper = table("paper-table")
+    with gr.Column(visible=False, elem_id="labels") as labels_section:
+        labels_said = gr.Markdown(elem_id="labels-said")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=340):
+                lost = chart("Weights of one label set to zero", no_chart(""), "labels-chart")
+            with gr.Column(scale=1, min_width=340):
+                falls = table("labels-table")
+    gr.Markdown("### Runs, one by one", elem_id="benchmark-runs-heading")
     listed = table("benchmark-table")
     with gr.Row(elem_id="benchmark-actions"):
         questions = gr.Slider(
@@ -92,17 +105,25 @@ def build(store: Store, shared: Shared) -> None:
         with gr.Column(scale=1, min_width=340):
             bars = chart("Accuracy by category", no_chart(NOTHING), "benchmark-categories")
 
+    gr.Markdown("### Question by question", elem_id="benchmark-questions-heading")
+    question_browser(store)
+
     mine = memory("evaluation")
 
     def comparison() -> dict[str, Any] | None:
         return read_comparison(current_fingerprint(store, store.runs()))
 
-    def draw_comparison() -> dict[Any, Any]:
+    def draw_shipped() -> dict[Any, Any]:
+        checks = read_checks(current_fingerprint(store, store.runs()))
+        shown: dict[Any, Any] = {labels_section: gr.Column(visible=bool(checks))}
+        if checks:
+            shown |= {labels_said: said_of(checks), lost: knockouts_chart(checks), falls: falls_table(checks)}
         made = comparison()
         if made is None:
-            return {section: gr.Column(visible=False)}
+            return shown | {section: gr.Column(visible=False)}
         found = compared(made)
-        return {
+        return shown | {
+            paper: paper_table(),
             section: gr.Column(visible=True),
             title: heading(made),
             ranked: results_table(found, choose=""),
@@ -185,5 +206,10 @@ def build(store: Store, shared: Shared) -> None:
         button.click(partial(export, kind), None, [file, said], **at_once).then(None, js=fetch)
     shown = selection_signal("benchmark")
     shown.select(draw, None, drawn, **at_once)
-    shown.select(draw_comparison, None, [section, title, ranked, front, apart, words], **at_once)
+    shown.select(
+        draw_shipped,
+        None,
+        [section, title, ranked, front, apart, words, paper, labels_section, labels_said, lost, falls],
+        **at_once,
+    )
     mine.select(**followed)
