@@ -53,7 +53,13 @@ class _Reached(Exception):
         self.caught = caught
 
 
-def capture(lvlm: LVLM, samples: Sequence[Sample], split: str = "token", batch_size: int = 16) -> list[Batch]:
+def capture(
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    split: str = "token",
+    batch_size: int = 16,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[Batch]:
     """Run the samples up to the decoder. Raises SabError for no samples or an unknown split.
 
     split "token": attended picture positions are vision, all other attended positions language. "corpus":
@@ -63,16 +69,21 @@ def capture(lvlm: LVLM, samples: Sequence[Sample], split: str = "token", batch_s
         raise SabError("There are no calibration samples; raise the number of samples.")
     if split not in SPLITS:
         raise SabError(f"The split {split!r} is not known; choose token or corpus.")
+    tell = progress or (lambda stage, share: None)
     rows: list[Inputs] = []
-    for sample in samples:
+    for place, sample in enumerate(samples):
+        if place % batch_size == 0:
+            tell("calibration samples", place / len(samples) / 2)
         row = lvlm.prepare(sample.messages, sample.picture)
         answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.device)
         row["targets"] = next_tokens(row["input_ids"], answers[None])
         row["with_picture"] = torch.full_like(row["input_ids"], int(sample.picture is not None))
         rows.append(row)
-    return [
-        _capture_batch(lvlm, [rows[index] for index in bucket], split) for bucket in length_buckets(rows, batch_size)
-    ]
+    batches: list[Batch] = []
+    for bucket in length_buckets(rows, batch_size):
+        tell("calibration samples", 0.5 + sum(batch.language.shape[0] for batch in batches) / len(rows) / 2)
+        batches.append(_capture_batch(lvlm, [rows[index] for index in bucket], split))
+    return batches
 
 
 def next_tokens(input_ids: Tensor, answers: Tensor) -> Tensor:

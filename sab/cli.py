@@ -122,6 +122,9 @@ def _parser() -> Parser:
     quantize.add_argument(
         "--refine", type=int, help="epochs of refining scales block by block; the method's own if left out"
     )
+    quantize.add_argument(
+        "--recipe", type=Path, help="a run's recipe.json, instead of the options that describe a recipe"
+    )
     quantize.add_argument("--out", type=Path, required=True, help="directory of the run")
     quantize.add_argument("--resume", action="store_true", help="continue the run in --out")
     quantize.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
@@ -241,7 +244,7 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
     entry, _, sensitivity = entry.partition("+")
     method, bits = method_and_budget(entry)
     recipe = Recipe(
-        model=str(Path(options.model).resolve()) if options.model and Path(options.model).exists() else options.model,
+        model=_named(options.model),
         method=method,
         search=Recipe.search if bits is None else "budget",
         bits=bits,
@@ -266,6 +269,28 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
     return recipe
 
 
+def _given_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
+    """The recipe of --recipe, for the model that is named if one is, and the fingerprint of the weights it is for."""
+    from dataclasses import replace
+
+    from sab.library import read_recipe
+
+    plain = vars(_parser().parse_args(["quantize", "--out", "."]))
+    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype", "run"}
+    for name in plain.keys() - beside:
+        if getattr(options, name) != plain[name]:
+            raise SabError(f"--recipe says everything; leave --{name.replace('_', '-')} out.")
+    found = read_recipe(options.recipe)
+    if options.model is None:
+        return found.recipe, found.fingerprint
+    return replace(found.recipe, model=_named(options.model)), found.fingerprint
+
+
+def _named(model: str | None) -> str | None:
+    """How a recipe names a model: a folder by its whole path."""
+    return str(Path(model).resolve()) if model and Path(model).exists() else model
+
+
 def _parts(options: argparse.Namespace) -> tuple[str, ...]:
     from sab.parts import in_forward_order
 
@@ -273,13 +298,15 @@ def _parts(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _quantize(options: argparse.Namespace) -> dict[str, Any]:
-    recipe = _recipe(options, options.method)
+    recipe, fingerprint = _given_recipe(options) if options.recipe else (_recipe(options, options.method), None)
     if (options.out / "recipe.json").exists() and not options.resume and not options.dry_run:
         raise SabError(f"{options.out} holds a run already; add --resume to continue it, or name another one.")
     from sab import models
     from sab.sequential import chosen_linears
 
-    lvlm = models.load(options.model, options.device, options.dtype)
+    lvlm = models.load(recipe.model, options.device, options.dtype)
+    if fingerprint not in (None, lvlm.fingerprint):
+        raise SabError(f"{options.recipe} was made for other weights than those of {lvlm.source}; name their model.")
     names = chosen_linears(lvlm, recipe)
     if options.dry_run:
         weights = sum(lvlm.linears[name].weight.numel() for name in names)

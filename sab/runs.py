@@ -6,7 +6,8 @@
     reports/<linear>.json            a LinearReport and the SHA-256 of the code file; written after the codes
     accuracy.json                    what `eval` found, if it was run
     events.jsonl                     a log with times
-    manifest.json                    SHA-256 and size of every file above but the log; written last
+    label.txt                        what a person calls the run, if anything
+    manifest.json                    SHA-256 and size of every file above but the log and the label; written last
 
 Every file is written to a temporary name, flushed, synced and renamed, so a killed run leaves
 whole files only.
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from sab.models import LVLM
 
 FORMAT_VERSION = 1
+LABEL = "label.txt"
+LONGEST_LABEL = 80
 ASSET_RUNS = Path(__file__).resolve().parent.parent / "assets" / "runs"
 USER_RUNS = Path(os.environ.get("SAB_RUNS") or Path.home() / ".cache" / "sab-lens" / "runs")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -243,9 +246,22 @@ class Run:
         except (KeyError, TypeError) as error:
             raise SabError(f"{directory / 'recipe.json'} is damaged; make the run again.") from error
 
+    @cached_property
+    def label(self) -> str:
+        """What a person has called the run, or ""."""
+        try:
+            return (self.directory / LABEL).read_text(encoding="utf-8")[:LONGEST_LABEL]
+        except (OSError, ValueError):
+            return ""
+
     @property
     def name(self) -> str:
-        """What a person reads: the method's label, and what differs from the defaults that matter most."""
+        """What a person reads: the run's label, or what it is."""
+        return self.label or self.description
+
+    @property
+    def description(self) -> str:
+        """The method's label, and what differs from the defaults that matter most."""
         recipe = self.recipe
         notes = [
             *([f"{recipe.sensitivity} sensitivity"] if recipe.sensitivity != "input" else []),
@@ -387,7 +403,7 @@ def list_runs(*directories: str | Path) -> list[Run]:
     taken: set[str] = set()
     for parent in map(Path, directories or (ASSET_RUNS, USER_RUNS)):
         for path in sorted(parent.iterdir()) if parent.is_dir() else []:
-            if not (path / "recipe.json").is_file():
+            if path.name.startswith(".") or not (path / "recipe.json").is_file():
                 continue
             try:
                 run = Run.open(path)
@@ -492,7 +508,7 @@ def write_manifest(run: Run) -> None:
     """Write the manifest: SHA-256 and size of every file but the log, and the run's totals."""
     files = {}
     for path in sorted(run.directory.rglob("*")):
-        skipped = path.name.startswith(".tmp-") or path.name in ("manifest.json", "events.jsonl")
+        skipped = path.name.startswith(".tmp-") or path.name in ("manifest.json", "events.jsonl", LABEL)
         if path.is_file() and not skipped:
             data = path.read_bytes()
             relative = path.relative_to(run.directory).as_posix()

@@ -36,33 +36,30 @@ from torch import Tensor
 
 from sab import calibration, runs
 from sab.binarizers import METHODS, BinaryCodes
-from sab.calibration import Sample
-from sab.capture import (
-    Batch,
-    answer_gradient,
-    block_gradient,
-    capture,
-    picture_batches,
-    reach_decoder,
-    replay_block,
-    rows_of,
-    watching,
+from sab.calibrated import (
+    Calibrated,
+    Groups,
+    Maps,
+    Moments,
+    Progress,
+    by_modality,
+    groups_of,
+    through_block,
+    through_tower,
 )
+from sab.calibration import Sample
+from sab.capture import Batch, answer_gradient, block_gradient, picture_batches, rows_of
 from sab.compensate import FitSettings, LinearFit, fit_linear, quadratic
 from sab.errors import SabError
-from sab.hessian import HessianAccumulator, combine, input_sensitivity
-from sab.models import LVLM, Inputs, fingerprint
+from sab.hessian import combine, input_sensitivity
+from sab.models import LVLM, fingerprint
 from sab.packing import count_bits
-from sab.refine import Refinement, is_held_out, refine_block
+from sab.refine import Refinement, refine_block
 from sab.runs import LinearReport, Recipe, Run
 from sab.significance import significance_map
 
 TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
 ONLY_VISION = "only vision tokens exist in front of the decoder: weighting is off"
-Progress = Callable[[str, float], None]
-Maps = dict[str, tuple[Tensor, Tensor]]
-Groups = Sequence[tuple[Tensor, ...]]  # per batch: the positions of each group of tokens, bool [B, S]
-Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, one per group
 Refine = Callable[[dict[str, BinaryCodes]], Refinement]
 
 
@@ -74,6 +71,7 @@ def quantize(
     *,
     samples: Sequence[Sample] | None = None,
     sensitivities: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    calibrated: Calibrated | None = None,
     progress: Progress | None = None,
 ) -> Iterator[LinearReport]:
     """Binarize the recipe's parts of `lvlm` in place, yielding a report per linear; an ended iterator leaves
@@ -81,11 +79,14 @@ def quantize(
 
     A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
     `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace the
-    embedded calibration samples, `sensitivities` (from `maps`, same samples) save computing them again;
+    embedded calibration samples, `sensitivities` (from `maps`, same samples) save computing them again, and so does
+    `calibrated`, of the full-precision model with this recipe's samples and split (it then stands for `samples` too);
     `progress(stage, fraction)` hears about the work between reports. Raises SabError for an invalid recipe, a
     foreign or damaged directory, a full disk, and weights or activations that are not finite.
     """
     recipe.validate()
+    if calibrated is not None and (calibrated.split, calibrated.lvlm.fingerprint) != (recipe.split, lvlm.fingerprint):
+        raise SabError("The calibration that was handed over is of another split or model; leave it out.")
     names = chosen_linears(lvlm, recipe)
     tell = progress or (lambda stage, share: None)
     run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
@@ -97,41 +98,49 @@ def quantize(
         run.apply(lvlm)
         return
     tell("calibration samples", 0.0)
-    chosen = samples if samples is not None else calibration.embedded(recipe.samples, recipe.seed)
+    known = calibrated
+    if known is None:
+        chosen = samples if samples is not None else calibration.embedded(recipe.samples, recipe.seed)
+        known = Calibrated(lvlm, chosen, recipe.split, progress=tell)
     decoder = [name for name in names if lvlm.info[name].part == "decoder"]
     outside = [name for name in names if name not in decoder]
-    batches = capture(lvlm, chosen, recipe.split) if decoder else []
     given = {recipe.sensitivity: dict(sensitivities)} if sensitivities is not None else {}
     found: Maps = {}
     if decoder:
         for modality in ("language", "vision"):
-            tokens = sum(int(getattr(batch, modality).sum()) for batch in batches)
+            tokens = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
             _warn_of_few_tokens(lvlm, decoder, modality, tokens)
-        found = _all_maps(lvlm, recipe, run, batches, decoder, given, tell)
+        found = _all_maps(known, recipe, run, decoder, given, tell)
     if run is not None:
         runs.log_event(run, "started", done=len(finished), total=len(names))
     work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell)
     if outside:
-        pictures = picture_batches(lvlm, chosen)
+        pictures = picture_batches(lvlm, known.samples)
         for _, block in groupby(outside, lambda name: (lvlm.info[name].part, lvlm.info[name].block)):
-            if not (yield from work.block(list(block), partial(_tower_pass, lvlm, pictures))):
+            if not (yield from work.block(list(block), partial(through_tower, lvlm, pictures))):
                 return
-        batches = capture(lvlm, chosen, recipe.split) if decoder else []  # the pictures have changed
+        known = Calibrated(lvlm, known.samples, recipe.split, progress=tell)  # the pictures have changed
     last = max((lvlm.info[name].block for name in decoder), default=-1)
-    epochs = recipe.refine_epochs
-    groups = _judged(batches) if METHODS[recipe.method].judged else _modalities(batches)
-    full = list(batches)  # what the full-precision model has at this place
+    epochs, judged = recipe.refine_epochs, METHODS[recipe.method].judged
+    known.rewind()
+    behind: list[Batch] | None = None  # None while no block before is binarized: what full precision has is there then
     for index in range(last + 1):
         inside = [name for name in decoder if lvlm.info[name].block == index]
+        if not inside and behind is None:
+            continue
+        entered = known.before(index) if behind is None else behind
         refine: Refine | None = None
         if epochs:
-            full = _pass(lvlm, index, full, [])[1]  # before any weight of this block is replaced
-            refine = partial(refine_block, lvlm, index, batches, full, epochs=epochs, seed=recipe.seed)
-        if not (yield from work.block(inside, partial(_moments, lvlm, index, batches, groups), refine)):
+            full = known.before(index + 1)  # before any weight of this block is replaced
+            refine = partial(refine_block, lvlm, index, entered, full, epochs=epochs, seed=recipe.seed)
+        collect = partial(_moments, lvlm, index, entered, judged)
+        if behind is None and known.keeps:
+            collect = partial(known.moments, index, judged=judged)
+        if not (yield from work.block(inside, collect, refine)):
             return
         if index < last:
             tell(f"block {index + 1}", work.clock.share)
-            batches = _pass(lvlm, index, batches, [])[1]
+            behind = through_block(lvlm, index, entered, [])[1]
     if run is not None:
         runs.log_event(run, "finished", seconds=round(run.seconds, 3))
         runs.write_manifest(run)
@@ -236,14 +245,9 @@ def maps(
     """
     if sensitivity not in MAPS:
         raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
-    return _maps(
-        lvlm,
-        capture(lvlm, samples, split),
-        list(lvlm.decoder_linears),
-        sensitivity,
-        damping,
-        progress or (lambda stage, share: None),
-    )
+    tell = progress or (lambda stage, share: None)
+    known = Calibrated(lvlm, samples, split, progress=tell)
+    return _maps(known, list(lvlm.decoder_linears), sensitivity, damping, tell)
 
 
 def group_sensitivities(
@@ -261,15 +265,25 @@ def group_sensitivities(
     return MAPS[sensitivity](lvlm, batches, groups, names, damping, progress or (lambda stage, share: None))
 
 
-def _modalities(batches: Sequence[Batch]) -> Groups:
-    return [(batch.language, batch.vision) for batch in batches]
-
-
-def _maps(
-    lvlm: LVLM, batches: Sequence[Batch], names: Sequence[str], kind: str, damping: float, tell: Progress
-) -> Maps:
-    found = MAPS[kind](lvlm, batches, _modalities(batches), names, damping, tell)
-    return {name: (language, vision) for name, (language, vision) in found.items()}
+def _maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, tell: Progress) -> Maps:
+    """Sensitivities of the full-precision model; of all decoder linears where other runs may want them too."""
+    lvlm = known.lvlm
+    if (kind, damping) in known.maps:
+        return known.maps[kind, damping]
+    if not known.keeps:
+        found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), names, damping, tell)
+        return {name: (language, vision) for name, (language, vision) in found.items()}
+    every = list(lvlm.decoder_linears)
+    if kind == "input":
+        found = {}
+        for index in range(len(lvlm.blocks)):
+            tell("input sensitivities", index / len(lvlm.blocks))
+            inside = [name for name in every if lvlm.info[name].block == index]
+            found |= _input_sensitivities(known.moments(index, inside), inside, damping)
+    else:
+        found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), every, damping, tell)
+    known.maps[kind, damping] = {name: (language, vision) for name, (language, vision) in found.items()}
+    return known.maps[kind, damping]
 
 
 def _input_maps(
@@ -279,16 +293,25 @@ def _input_maps(
     for index in range(len(lvlm.blocks)):
         inside = [name for name in names if lvlm.info[name].block == index]
         tell("input sensitivities", index / len(lvlm.blocks))
-        moments, batches = _pass(lvlm, index, batches, inside, groups)
-        computed: dict[int, tuple[Tensor, ...]] = {}  # q, k and v share their moments: invert once
-        for name in inside:
-            shared = moments[name]
-            if id(shared) not in computed:
-                try:
-                    computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
-                except SabError as refusal:
-                    raise SabError(f"{name}: {refusal}") from refusal
-            found[name] = computed[id(shared)]
+        moments, batches = through_block(lvlm, index, batches, inside, groups)
+        found |= _input_sensitivities(moments, inside, damping)
+    return found
+
+
+def _input_sensitivities(
+    moments: Mapping[str, Moments], inside: Sequence[str], damping: float
+) -> dict[str, tuple[Tensor, ...]]:
+    """Sensitivities [m] of the linears of one block, one per group of tokens."""
+    found: dict[str, tuple[Tensor, ...]] = {}
+    computed: dict[int, tuple[Tensor, ...]] = {}  # q, k and v share their moments: invert once
+    for name in inside:
+        shared = moments[name]
+        if id(shared) not in computed:
+            try:
+                computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
+            except SabError as refusal:
+                raise SabError(f"{name}: {refusal}") from refusal
+        found[name] = computed[id(shared)]
     return found
 
 
@@ -300,7 +323,7 @@ def _fisher_maps(
     steps = 2 * len(lvlm.blocks)
     for index in range(len(lvlm.blocks)):
         tell("Fisher information, forward", index / steps)
-        boundaries.append(_pass(lvlm, index, boundaries[-1], [])[1])
+        boundaries.append(through_block(lvlm, index, boundaries[-1], [])[1])
     gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
     tokens = [sum(int(mask.sum()) for mask in masks) for masks in zip(*groups, strict=True)]
     found: dict[str, tuple[Tensor, ...]] = {}
@@ -337,10 +360,9 @@ MAPS: dict[
 
 
 def _all_maps(
-    lvlm: LVLM,
+    known: Calibrated,
     recipe: Recipe,
     run: Run | None,
-    batches: Sequence[Batch],
     names: Sequence[str],
     given: Mapping[str, Maps],
     tell: Progress,
@@ -351,12 +373,18 @@ def _all_maps(
     for kind in dict.fromkeys(kinds):
         found = run.sensitivities(kind) if run is not None else {}
         if any(name not in found for name in names):
-            found = given[kind] if kind in given else _maps(lvlm, batches, names, kind, recipe.damping, tell)
+            found = given[kind] if kind in given else _maps(known, names, kind, recipe.damping, tell)
             if any(name not in found for name in names):
                 raise SabError("The given sensitivities do not cover every linear of the recipe.")
             if run is not None:
                 runs.store_sensitivities(run, kind, {name: found[name] for name in names})
     return found
+
+
+def _moments(
+    lvlm: LVLM, index: int, entered: Sequence[Batch], judged: bool, names: Sequence[str]
+) -> dict[str, Moments]:
+    return through_block(lvlm, index, entered, names, groups_of(entered, judged))[0]
 
 
 def _warn_of_few_tokens(lvlm: LVLM, names: Sequence[str], modality: str, tokens: int) -> None:
@@ -369,41 +397,6 @@ def _warn_of_few_tokens(lvlm: LVLM, names: Sequence[str], modality: str, tokens:
         )
 
 
-def _pass(
-    lvlm: LVLM, index: int, batches: Sequence[Batch], names: Sequence[str], groups: Groups | None = None
-) -> tuple[dict[str, Moments], list[Batch]]:
-    """Run all batches through block `index`: moments of the named linears by group of tokens (language and
-    vision when left out), and the batches after it."""
-    groups = _modalities(batches) if groups is None else groups
-    linears = {name: lvlm.linears[name] for name in names}
-    moments: dict[str, Moments] = {}
-    behind = []
-    for batch, masks in zip(batches, groups, strict=True):
-
-        def see(together: list[str], inputs: Tensor, masks: tuple[Tensor, ...] = masks) -> None:
-            _add(moments, together, inputs, masks)
-
-        with torch.no_grad(), watching(linears, see):
-            behind.append(replace(batch, hidden=replay_block(lvlm, index, batch)))
-    _check(moments, names)
-    return moments, behind
-
-
-def _moments(
-    lvlm: LVLM, index: int, batches: Sequence[Batch], groups: Groups, names: Sequence[str]
-) -> dict[str, Moments]:
-    return _pass(lvlm, index, batches, names, groups)[0]
-
-
-def _judged(batches: Sequence[Batch]) -> Groups:
-    """Language and vision of the batches that are fitted to, then of those held out."""
-    groups = []
-    for position, batch in enumerate(batches):
-        here, none = (batch.language, batch.vision), (torch.zeros_like(batch.language),) * 2
-        groups.append(none + here if is_held_out(position) else here + none)
-    return groups
-
-
 def _finished(lvlm: LVLM, run: Run | None, names: Sequence[str], together: bool) -> dict[str, LinearReport]:
     """Reports of the linears that need not be fitted again; `together`: only those of whole blocks."""
     if run is None:
@@ -414,41 +407,6 @@ def _finished(lvlm: LVLM, run: Run | None, names: Sequence[str], together: bool)
     place = {name: (lvlm.info[name].part, lvlm.info[name].block) for name in names}
     broken = {place[name] for name in names if name not in done}
     return {name: report for name, report in done.items() if place[name] not in broken}
-
-
-def _tower_pass(lvlm: LVLM, pictures: Sequence[Inputs], names: Sequence[str]) -> dict[str, Moments]:
-    """Run all pictures through tower and projector: moments of the named linears, where every row is vision."""
-    linears = {name: lvlm.linears[name] for name in names}
-    moments: dict[str, Moments] = {}
-
-    def see(together: list[str], inputs: Tensor) -> None:
-        everywhere = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
-        _add(moments, together, inputs, (~everywhere, everywhere))
-
-    for batch in pictures:
-        with watching(linears, see):
-            reach_decoder(lvlm, batch)
-    _check(moments, names)
-    return moments
-
-
-def _add(moments: dict[str, Moments], together: list[str], inputs: Tensor, masks: tuple[Tensor, ...]) -> None:
-    """Add inputs [..., m] of linears that share them to their accumulators, one per mask [...]."""
-    leader = together[0]
-    if leader not in moments:
-        fresh = tuple(HessianAccumulator(inputs.shape[-1], inputs.device) for _ in masks)
-        moments.update(dict.fromkeys(together, fresh))
-    for group, mask in zip(moments[leader], masks, strict=True):
-        group.add(rows_of(inputs, mask, leader))
-
-
-def _check(moments: Mapping[str, Moments], names: Sequence[str]) -> None:
-    """SabError for the first linear that was never called, or that was given NaN or infinity."""
-    for name in names:
-        if name not in moments:
-            raise SabError(f"The linear {name} took no part in the forward pass; leave it out of the recipe.")
-        if not all(group.finite for group in moments[name]):
-            raise SabError(f"{name}: its calibration activations hold NaN or infinity, or are too large to square.")
 
 
 def _compensation_hessian(recipe: Recipe, moments: Moments, sensitivity: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from sab import capture, models, sequential
+from sab import calibrated, capture, models, sequential
 from sab.errors import SabError
 from tests.tiny import dialogues, tiny
 
@@ -129,7 +129,7 @@ def test_tower_and_projector_are_heard_in_families_that_differ(family: Any) -> N
         lvlm.model(**lvlm.forward_arguments(row))
     for hook in hooks:
         hook.remove()
-    moments = sequential._tower_pass(lvlm, [row], names)
+    moments = calibrated.through_tower(lvlm, [row], names)
     assert set(moments) == set(names) == set(seen)
     for name in names:
         language, vision = moments[name]

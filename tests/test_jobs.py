@@ -13,6 +13,7 @@ import torch
 
 from sab.errors import SabError
 from viz.pages import jobs as line
+from viz.pages import worker
 from viz.pages.jobs import Job, Jobs, Task
 from viz.pages.progress import about, progress_value
 
@@ -136,7 +137,7 @@ def test_a_stopped_run_keeps_its_layers_and_resumes_to_the_end(tmp_path: Path) -
 
     names = tuple(name for name in models.load().decoder_linears if ".layers.0.self_attn." in name)
     recipe = Recipe(method="xnor", samples=2, linears=names)
-    bench, told, stop = line.Bench(), Told(), threading.Event()
+    bench, told, stop = worker.Bench(), Told(), threading.Event()
 
     def tell(name: str, value: Any) -> None:
         told(name, value)
@@ -159,7 +160,7 @@ def test_an_evaluation_is_stored_with_its_control_and_its_distance(tmp_path: Pat
     from sab.runs import Recipe
 
     name = next(iter(models.load().decoder_linears))
-    bench, told = line.Bench(), Told()
+    bench, told = worker.Bench(), Told()
     stop = threading.Event()
     work = Task(None, str(tmp_path / "run"), Recipe(method="xnor", samples=2, linears=(name,)), 8, blank=True)
     assert bench.perform(work, stop, told) == (line.DONE, "")
@@ -181,7 +182,7 @@ def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
 
     store = Store(None, [tmp_path])
     names = tuple(name for name in store.lvlm.decoder_linears if ".layers.0.self_attn." in name)
-    bench, told, stop = line.Bench(), Told(), threading.Event()
+    bench, told, stop = worker.Bench(), Told(), threading.Event()
 
     def tell(name: str, value: Any) -> None:
         told(name, value)
@@ -202,3 +203,107 @@ def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
     whole = store.binarized("run")
     assert not torch.equal(whole.linears[last].weight, store.lvlm.linears[last].weight)
     assert torch.equal(whole.linears[last].weight, store.run("run").codes(last).dense().to(whole.dtype))
+
+
+def test_what_is_computed_ahead_is_heard_of_by_the_job_that_needs_it_and_gives_way_to_another(jobs: Jobs) -> None:
+    from sab.runs import Recipe
+
+    recipe = Recipe(samples=8)
+    came, seen = threading.Event(), []
+
+    def script(work: Task) -> Iterator[tuple[str, Any]]:
+        if not work.directory:
+            came.wait(10)
+            yield "stage", ("calibration, block 1", 0.5, None)
+            actor = jobs._worker
+            assert actor is not None
+            seen.append(actor.stop.is_set())
+            yield "ended", (line.DONE, "")
+        else:
+            yield "ended", (line.DONE, "")
+
+    Actor.script = staticmethod(script)
+    for samples, gives_way in ((8, False), (16, True)):
+        came.clear()
+        jobs.prepare(recipe)
+        while jobs._ahead is not None:
+            time.sleep(0.01)
+        job = jobs.submit(Task(None, f"/runs/{samples}", Recipe(samples=samples), 0), "run")
+        came.set()
+        ended(job)
+        assert job.state == line.DONE
+        assert seen.pop() == gives_way
+        assert (job.stage == "calibration, block 1") != gives_way
+
+
+def test_a_job_stopped_while_it_waits_for_what_is_computed_ahead_makes_nothing(jobs: Jobs) -> None:
+    from sab.runs import Recipe
+
+    told, stopped, worked = threading.Event(), threading.Event(), []
+
+    def script(work: Task) -> Iterator[tuple[str, Any]]:
+        if work.directory:
+            worked.append(work.directory)
+        else:
+            told.wait(10)
+            yield "stage", ("calibration samples", 0.5, None)
+            stopped.wait(10)
+        yield "ended", (line.DONE, "")
+
+    Actor.script = staticmethod(script)
+    jobs.prepare(Recipe())
+    while jobs._ahead is not None:
+        time.sleep(0.01)
+    job = jobs.submit(Task(None, "/runs/one", Recipe(), 0), "run")
+    told.set()
+    while job.state == line.WAITING:
+        time.sleep(0.01)
+    jobs.stop(job)
+    stopped.set()
+    ended(job)
+    assert (job.state, worked) == (line.STOPPED, [])
+
+
+def test_layers_of_every_part_are_counted(tmp_path: Path) -> None:
+    from sab.runs import Recipe
+    from tests.tiny import tiny_folder
+
+    told = Told()
+    recipe = Recipe(model=str(tiny_folder()), method="xnor", samples=4, parts=("vision", "projector", "decoder"))
+    work = Task(str(tiny_folder()), str(tmp_path / "run"), recipe, 0)
+    assert worker.Bench().perform(work, threading.Event(), told)[0] == line.DONE
+    reports = [value for name, value in told.news if name == "report"]
+    totals = {value for name, value in told.news if name == "total"} | {report.total for report in reports}
+    assert totals == {len(reports)}
+    assert {report.part for report in reports} == {"vision", "projector", "decoder"}
+
+
+def test_a_full_disk_is_one_sentence_and_the_layers_before_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    from sab import models, runs
+    from sab.runs import Recipe
+
+    names = tuple(name for name in models.load().decoder_linears if ".layers.0.self_attn." in name)
+    work = Task(None, str(tmp_path / "run"), Recipe(method="xnor", samples=2, linears=names), 0)
+    bench, told = worker.Bench(), Told()
+    store_linear = runs.store_linear
+
+    def full(run: Any, report: Any, codes: Any) -> None:
+        if len(run.reports) == 2:
+            monkeypatch.setattr(runs.os, "fsync", refuse)
+        store_linear(run, report, codes)
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs, "store_linear", full)
+    with pytest.raises(SabError, match=r"No space left on device.*is kept"):
+        bench.perform(work, threading.Event(), told)
+    monkeypatch.undo()
+    assert len(runs.Run.open(tmp_path / "run").reports) == 2
+    assert bench.perform(work, threading.Event(), told)[0] == line.DONE
+    assert runs.Run.open(tmp_path / "run").finished

@@ -9,13 +9,13 @@ import torch
 
 from sab import sequential
 from sab.binarizers import BinaryCodes
+from sab.calibrated import through_block
 from sab.capture import Batch, capture
 from sab.compensate import fit_linear
 from sab.errors import SabError
 from sab.models import LVLM
 from sab.refine import is_held_out, refine_block
 from sab.runs import LinearReport, Recipe, Run
-from sab.sequential import _pass
 from tests.tiny import dialogues, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")
@@ -25,7 +25,7 @@ QUICK = Recipe(model="tiny", method="sab-h", iterations=1, max_salient=4, refine
 
 def block_codes(lvlm: LVLM, batches: list[Batch]) -> dict[str, BinaryCodes]:
     names = [name for name in lvlm.decoder_linears if lvlm.info[name].block == 0]
-    moments = _pass(lvlm, 0, batches, names)[0]
+    moments = through_block(lvlm, 0, batches, names)[0]
     found = {}
     for name in names:
         weight = lvlm.linears[name].weight.detach()
@@ -39,7 +39,7 @@ def test_refined_scales_bring_the_block_nearer_to_full_precision_and_signs_stay(
     lvlm = tiny()
     weights = {name: linear.weight.detach().clone() for name, linear in lvlm.linears.items()}
     batches = capture(lvlm, SAMPLES)
-    targets = _pass(lvlm, 0, batches, [])[1]
+    targets = through_block(lvlm, 0, batches, [])[1]
     codes = block_codes(lvlm, batches)
     refined = refine_block(lvlm, 0, batches, targets, codes, epochs=40)
     assert refined.after < 0.9 * refined.before
@@ -62,7 +62,7 @@ def test_what_does_not_help_on_held_out_batches_is_dropped(monkeypatch: pytest.M
     # held-out targets are what the codes give already, so any move away is worse there
     for name, linear in codes.items():
         lvlm.linears[name].weight.data.copy_(linear.dense())
-    reached = _pass(lvlm, 0, batches, [])[1]
+    reached = through_block(lvlm, 0, batches, [])[1]
     targets = [
         batch if is_held_out(place) else replace(batch, hidden=torch.randn_like(batch.hidden))
         for place, batch in enumerate(reached)
@@ -77,7 +77,7 @@ def test_one_batch_changes_nothing() -> None:
     batches = capture(lvlm, SAMPLES[:1])
     assert len(batches) == 1
     codes = block_codes(lvlm, batches)
-    assert refine_block(lvlm, 0, batches, _pass(lvlm, 0, batches, [])[1], codes, epochs=3).codes == codes
+    assert refine_block(lvlm, 0, batches, through_block(lvlm, 0, batches, [])[1], codes, epochs=3).codes == codes
 
 
 def _quantize(directory: Path) -> Iterator[LinearReport]:

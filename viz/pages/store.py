@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TABS = ("explore", "binarize", "chat", "benchmark", "learn")
 KINDS = ("input", "fisher")
+SMALL_MODEL = 100_000_000  # parameters; of a larger one nothing is computed before somebody asks for it
 THRESHOLD_RANGES = {"salient_top_p": (0.001, 0.5), "diff_quantile": (0.0, 1.0), "sparsity_thr": (0.0, 0.9)}
 
 Value = TypeVar("Value")
@@ -50,6 +51,8 @@ class Selection:
     kind: str = "input"
     colour: str = "vision"
     pooling: str = "max"
+    pin_a: str = ""  # runs that Binarize compares
+    pin_b: str = ""
 
     @classmethod
     def from_query(cls, query: Mapping[str, Any]) -> Selection:
@@ -219,12 +222,16 @@ class Store:
         return self._lvlm is not None
 
     def load_in_background(self) -> None:
-        """Start loading the model without making anybody wait; an error shows when the model is asked for."""
+        """Start loading the model without making anybody wait; an error shows when the model is asked for. Where the
+        model is small, the worker then gets ready for the first run as well."""
 
         def load() -> None:
             try:
                 self.runs()  # first what the overview needs
-                _ = self.lvlm
+                if sum(weight.numel() for weight in self.lvlm.model.parameters()) <= SMALL_MODEL:
+                    from sab.runs import Recipe
+
+                    self.jobs.prepare(Recipe(model=self.model))
             except SabError as error:
                 logging.getLogger(__name__).error("%s", error)  # the page says so too, where it is needed
 
@@ -352,8 +359,11 @@ class Store:
         """A selection that exists, and one sentence about what had to be replaced ('' when nothing)."""
         runs = self.runs()
         if not runs:
-            return replace(selection, run="", linear=""), ""
+            return replace(selection, run="", linear="", pin_a="", pin_b=""), ""
         message = ""
+        ids = {run.id for run in runs}
+        pins = {name: getattr(selection, name) for name in ("pin_a", "pin_b")}
+        selection = replace(selection, **{name: pinned if pinned in ids else "" for name, pinned in pins.items()})
         run = next((run for run in runs if run.id == selection.run), None)
         if run is None:
             run = max(runs, key=lambda run: (self.made_from(run), run.finished, run.recipe.method == "sab"))
