@@ -362,8 +362,8 @@ class Store:
             return replace(selection, run="", linear="", pin_a="", pin_b=""), ""
         message = ""
         ids = {run.id for run in runs}
-        pins = {name: getattr(selection, name) for name in ("pin_a", "pin_b")}
-        selection = replace(selection, **{name: pinned if pinned in ids else "" for name, pinned in pins.items()})
+        first, second = (pin if pin in ids else "" for pin in (selection.pin_a, selection.pin_b))
+        selection = replace(selection, pin_a=first, pin_b=second)
         run = next((run for run in runs if run.id == selection.run), None)
         if run is None:
             run = max(runs, key=lambda run: (self.made_from(run), run.finished, run.recipe.method == "sab"))

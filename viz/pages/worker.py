@@ -120,10 +120,11 @@ class Bench:
     def _prepare(self, full: LVLM, recipe: Recipe, stop: Any, tell: Tell) -> tuple[str, str]:
         try:
             known = self._calibrated(full, recipe, stop, tell)
-            for index in range(len(full.blocks) if known.keeps else 0):
+            blocks = len(full.blocks) if known.keeps else 0
+            for step in range(2 * blocks):  # by modality, which the maps take too, then for methods that judge rounds
                 halt_if(stop)
-                tell("stage", (f"calibration, block {index}", index / len(full.blocks), None))
-                known.moments(index, [])
+                tell("stage", (f"calibration, block {step % blocks}", step / (2 * blocks), None))
+                known.moments(step % blocks, [], judged=step >= blocks)
         except _Halted:
             return STOPPED, ""
         return DONE, ""
