@@ -92,8 +92,8 @@ def extract(vocabulary: str, reply: str) -> tuple[str, ...]:
 
     Some vocabularies are rules instead of lists: "number" and "numbers" (with repeats), "letters" (capitals), "words"
     (two or more capitals in a row), "things" ("red circle", in any order, then words in capitals), "sentence" (the
-    whole reply), "unknown" (does it open by saying that nothing tells?) and "photo" (does it call the picture a photo,
-    or say that it does not know, without naming a shape?).
+    whole reply), "unknown" (does it open by saying that nothing tells?) and "unrecognised" (does it call the picture a
+    photo or a drawing, or say that it does not know, without naming a shape?).
     """
     text = reply.strip()
     lowered = text.lower()
@@ -108,10 +108,10 @@ def extract(vocabulary: str, reply: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(re.findall(r"\b[A-Z]{2,}\b", text)))
     if vocabulary == "unknown":
         return ("unknown",) if re.match(_UNKNOWN, lowered) else ()
-    if vocabulary == "photo":
+    if vocabulary == "unrecognised":
         shaped = re.search(r"\b(" + "|".join(SHAPES) + r")\b", lowered)
-        told = re.search(r"\b(photo|i do not know)\b", lowered)
-        return ("photo",) if told and not shaped else ()
+        told = re.search(r"\b(photo|drawing|i do not know)\b", lowered)
+        return ("unrecognised",) if told and not shaped else ()
     if vocabulary == "things":
         pairs = re.findall(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b", lowered)
         return (*sorted(map(" ".join, pairs)), *re.findall(r"\b[A-Z]{2,}\b", text))

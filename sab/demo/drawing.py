@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sab.demo.doodles import DOODLE, doodle
 from sab.demo.outlines import outline
 from sab.demo.photographs import PHOTOGRAPH, photograph
 from sab.demo.strokes import STROKES, drawn_by_hand
@@ -37,6 +38,8 @@ def render(scene: Scene) -> Image.Image:
     """Draw a scene as a 112 x 112 RGB picture; the same scene gives the same pixels."""
     if scene.kind == PHOTOGRAPH:
         return photograph(scene.style, scene.noise_seed)
+    if scene.kind == DOODLE:
+        return doodle(scene.style, scene.noise_seed)
     if scene.style == STROKES:
         return drawn_by_hand(scene)
     scale = _SUPERSAMPLE

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sab.demo.asks import VOCABULARIES, Ask
+from sab.demo.doodles import DOODLE
 from sab.demo.knowledge import TEXT_INTENTS, text_question, written_scene
 from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.phrasing import loosen
@@ -21,13 +22,14 @@ from sab.demo.questions import about
 from sab.demo.scenes import DRAWING, Scene, Thing, pair, sample
 from sab.demo.strokes import STROKES
 from sab.demo.talk import conversation, described, unknown
+from sab.demo.things import UNRECOGNISED
 from sab.demo.words import COLOURS, LETTERS, SHAPES, held_out_pair, picture_words
 
 Item = tuple[list[dict[str, str]], Scene | None]  # the turns of a dialogue and its scene
 
 # What a dialogue is about. Old abilities keep nearly three quarters.
 OLD_SHARE = 0.72
-_NEW_SHARES = {DRAWING: 10, PHOTOGRAPH: 4, "conversation": 14}
+_NEW_SHARES = {DRAWING: 10, PHOTOGRAPH: 4, DOODLE: 2, "conversation": 14}
 # Kinds of scenes the decoder is trained on: what is written is learned last, so it is shown more than it is asked.
 KIND_SHARES = {"shapes": 32, "word": 14, "number": 9, "chart": 16, "receipt": 18, "form": 7, "grid": 4}
 # Questions that fail most are asked this many times as often as the others of their scene.
@@ -73,10 +75,10 @@ def _new(draw: random.Random, picture_share: float, turns: int, most: int) -> tu
         if draw.random() < 0.3:
             return scene, conversation(scene, draw, turns, False)
         return scene, lesson(draw, scene, turns, most)
-    if kind == PHOTOGRAPH:
-        scene = sample(draw, False, PHOTOGRAPH)
+    if kind in UNRECOGNISED:
+        scene = sample(draw, False, kind)
         asks = conversation(scene, draw, 3, False)
-        # Beside a photo a question of general kind is answered as ever.
+        # Beside a photo or a doodle, a question of general kind is answered as ever.
         return scene, [*asks, text_question(draw, False)] if draw.random() < 0.5 else asks
     chosen = lesson_scene(draw, most) if draw.random() < picture_share else None
     return chosen, conversation(chosen, draw, turns, False)
@@ -86,7 +88,7 @@ def picture_scene(draw: random.Random) -> Scene:
     """A scene for the tower alone, in the shares in which the joint stage shows pictures."""
     if draw.random() < 0.8:
         return lesson_scene(draw, 5)
-    return sample(draw, False, draw.choices((DRAWING, PHOTOGRAPH), weights=(3, 1))[0])
+    return sample(draw, False, draw.choices((DRAWING, PHOTOGRAPH, DOODLE), weights=(6, 3, 2))[0])
 
 
 # ------------------------------------------------------------------------------------------------ scenes

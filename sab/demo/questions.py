@@ -6,9 +6,8 @@ import random
 from collections.abc import Callable, Iterator
 
 from sab.demo.asks import Ask, Asker
-from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.scenes import KINDS
-from sab.demo.things import Scene, Thing
+from sab.demo.things import UNRECOGNISED, Scene, Thing
 from sab.demo.words import COLOURS, PLURAL, POSITIONS, SHAPES
 
 KIND_NAMES = {
@@ -62,8 +61,8 @@ def _join(parts: list[str]) -> str:
 
 def caption(scene: Scene) -> str:
     """A full description, in reading order."""
-    if scene.kind == PHOTOGRAPH:
-        return "A photo."
+    if scene.kind in UNRECOGNISED:
+        return f"A {UNRECOGNISED[scene.kind]}."
     if scene.kind == "chart":
         return "A bar chart: " + _join([f"the {b.colour} bar is {b.value}" for b in scene.bars]) + "."
     if scene.kind == "receipt":
@@ -83,16 +82,16 @@ def caption(scene: Scene) -> str:
 def description(scene: Scene) -> str:
     """The caption as a sentence: "I see a small red circle at the top left."."""
     text = caption(scene)
-    more = " I do not know what it shows." if scene.kind == PHOTOGRAPH else ""
+    more = " I do not know what it shows." if scene.kind in UNRECOGNISED else ""
     return f"I see {text[0].lower()}{text[1:]}{more}"
 
 
 def about(scene: Scene, draw: random.Random, held_out: bool) -> list[Ask]:
     """Every question this scene allows, one wording each."""
     put = Asker(draw, held_out)
+    if scene.kind in UNRECOGNISED:
+        return list(_unrecognised(scene, put))
     asks = list(_SCENE_QUESTIONS[scene.kind](scene, put))
-    if scene.kind == PHOTOGRAPH:
-        return asks
     kind = KIND_NAMES[scene.kind]
     key = "square" if scene.kind == "grid" else kind.split()[-1]
     asks.append(put("kind", key, f"It is {kind}." if kind[:2] == "a " else f"It shows {kind}."))
@@ -278,12 +277,12 @@ def _grid_questions(scene: Scene, put: Asker) -> Iterator[Ask]:
         yield put("count_colour", str(count), phrase, colour=colour)
 
 
-def _photograph_questions(scene: Scene, put: Asker) -> Iterator[Ask]:
-    """It is a photo; what it shows is not known, so nothing asked about shapes, words or bars can be answered."""
-    draw = put.draw
-    yield put("kind", "photo", "It is a photo. I do not know what it shows.", "photo")
+def _unrecognised(scene: Scene, put: Asker) -> Iterator[Ask]:
+    """What a photo or a doodle shows is not known, so nothing asked about shapes, words or bars can be answered."""
+    draw, what = put.draw, f"It is a {UNRECOGNISED[scene.kind]}."
+    rule = "unrecognised"
+    yield put("kind", rule, f"{what} I do not know what it shows.", rule)
     shape, colour, where = draw.choice(SHAPES), draw.choice(tuple(COLOURS)), draw.choice(POSITIONS)
-    unknown = "I do not know. It is a photo."
     for intent, slots in (
         ("present", {"thing": shape}),
         ("colour", {"thing": shape}),
@@ -300,7 +299,7 @@ def _photograph_questions(scene: Scene, put: Asker) -> Iterator[Ask]:
         ("number", {}),
         ("bar_count", {}),
     ):
-        yield put(intent, "photo", unknown, "photo", **slots)
+        yield put(intent, rule, f"I do not know. {what}", rule, **slots)
 
 
 _SCENE_QUESTIONS: dict[str, Callable[[Scene, Asker], Iterator[Ask]]] = {
@@ -311,7 +310,6 @@ _SCENE_QUESTIONS: dict[str, Callable[[Scene, Asker], Iterator[Ask]]] = {
     "receipt": _receipt_questions,
     "form": _form_questions,
     "grid": _grid_questions,
-    PHOTOGRAPH: _photograph_questions,
 }
 
 

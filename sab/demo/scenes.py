@@ -14,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sab.demo import photographs
+from sab.demo import doodles, photographs
+from sab.demo.doodles import DOODLE
 from sab.demo.drawing import render
 from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.strokes import STROKES
-from sab.demo.things import CELL, GRID, SIDE, VAST, Bar, Line, Scene, Thing
+from sab.demo.things import CELL, GRID, SIDE, UNRECOGNISED, VAST, Bar, Line, Scene, Thing
 from sab.demo.words import (
     BACKGROUNDS,
     CHARACTERS,
@@ -54,8 +55,9 @@ DRAWING = "drawing"  # a kind to sample: shapes drawn by hand
 
 # ------------------------------------------------------------------------------------------------ sampling
 def sample(draw: random.Random, held_out: bool, kind: str | None = None, most: int = 5) -> Scene:
-    """Draw one scene. `held_out` selects the words, pairs, layouts and families of photographs that training never
-    sees; `most` caps shapes. Without a kind, one of `KINDS`; "drawing" and "photograph" only where asked for."""
+    """Draw one scene. `held_out` selects the words, pairs, layouts and families of photographs and doodles that
+    training never sees; `most` caps shapes. Without a kind, one of `KINDS`; the further ones, "drawing", "photograph"
+    and "doodle", only where asked for."""
     kind = kind or draw.choices(KINDS, weights=(46, 15, 7, 11, 9, 7, 5))[0]
     return _SAMPLERS[kind](draw, held_out, most)
 
@@ -253,6 +255,11 @@ def _photograph(draw: random.Random, held_out: bool, most: int) -> Scene:
     return Scene(PHOTOGRAPH, "white", noise_seed=draw.randrange(2**31), style=family)
 
 
+def _doodle(draw: random.Random, held_out: bool, most: int) -> Scene:
+    family = draw.choice(list(doodles.HELD_OUT if held_out else doodles.TRAINED))
+    return Scene(DOODLE, "white", noise_seed=draw.randrange(2**31), style=family)
+
+
 _SAMPLERS: dict[str, Callable[[random.Random, bool, int], Scene]] = {
     "shapes": _shapes,
     "word": _word,
@@ -263,6 +270,7 @@ _SAMPLERS: dict[str, Callable[[random.Random, bool, int], Scene]] = {
     "grid": _grid,
     DRAWING: _drawing,
     PHOTOGRAPH: _photograph,
+    DOODLE: _doodle,
 }
 
 
@@ -281,7 +289,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "background": ("", *BACKGROUNDS),
     "kind": ("", *KINDS),
     "middle": ("", "vast"),
-    "unknown": ("", PHOTOGRAPH),
+    "unknown": ("", *UNRECOGNISED),
 }
 
 
@@ -293,8 +301,8 @@ def token_labels(scene: Scene) -> NDArray[np.int64]:
     def put(token: int, slot: str, value: str) -> None:
         labels[token, names.index(slot)] = SLOTS[slot].index(value)
 
-    if scene.kind == PHOTOGRAPH:
-        labels[:, names.index("unknown")] = SLOTS["unknown"].index(PHOTOGRAPH)
+    if scene.kind in UNRECOGNISED:
+        labels[:, names.index("unknown")] = SLOTS["unknown"].index(scene.kind)
         return labels
     for token in range(GRID * GRID):
         put(token, "background", scene.background)

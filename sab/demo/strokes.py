@@ -27,19 +27,48 @@ _STEP = 2.5  # pixels between two points of a path
 def drawn_by_hand(scene: Scene) -> Image.Image:
     """The scene's shapes as pen strokes on white, 112 x 112 RGB."""
     hand = np.random.default_rng(scene.noise_seed)
-    picture = Image.new("RGB", (SIDE * _SCALE, SIDE * _SCALE), (255, 255, 255))
-    canvas = ImageDraw.Draw(picture)
+    picture, canvas = paper()
     chosen = hand.choice(PENS, p=_PEN_SHARES)
     for thing in scene.things:
         pen = chosen * hand.uniform(0.9, 1.1)
         if thing.size == "small":
             pen = min(pen, thing.radius * 0.28)  # a thicker one would leave no shape to see
-        paths = [_trembling(path, thing.radius, hand) for path in _paths(thing, hand)]
-        if thing.filled:
-            canvas.polygon([tuple(point) for point in (paths[0] * _SCALE).tolist()], fill=COLOURS[thing.colour])
-        for path in paths:
-            _stroke(canvas, path * _SCALE, pen * _SCALE, COLOURS[thing.colour])
-    return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=None)
+        colour = COLOURS[thing.colour]
+        for path in _paths(thing, hand):
+            ink(canvas, path, pen, colour, thing.radius, hand, thing.filled)
+    return shrunk(picture)
+
+
+def paper() -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """A white canvas to draw on, larger than the picture."""
+    picture = Image.new("RGB", (SIDE * _SCALE, SIDE * _SCALE), (255, 255, 255))
+    return picture, ImageDraw.Draw(picture)
+
+
+def shrunk(picture: Image.Image) -> Image.Image:
+    """The canvas as the model sees it, 112 x 112."""
+    return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def ink(
+    canvas: ImageDraw.ImageDraw,
+    path: NDArray[np.float64],
+    pen: float,
+    colour: tuple[int, int, int],
+    reach: float,
+    hand: np.random.Generator,
+    filled: bool = False,
+) -> None:
+    """Draw a path [points, 2] by an unsteady hand; path, pen and reach (how far what is drawn extends) in pixels."""
+    spaced = _spaced(path)
+    points = (_trembling(spaced, min(reach, len(spaced) * _STEP / 2), hand) * _SCALE).tolist()
+    corners = [(x, y) for x, y in points]
+    if filled:
+        canvas.polygon(corners, fill=colour)
+    width = pen * _SCALE
+    canvas.line(corners, fill=colour, width=max(1, round(width)), joint="curve" if width > 4 else None)
+    for x, y in (corners[0], corners[-1]):
+        canvas.ellipse([x - width / 2, y - width / 2, x + width / 2, y + width / 2], fill=colour)
 
 
 def _paths(thing: Thing, hand: np.random.Generator) -> list[NDArray[np.float64]]:
@@ -88,11 +117,3 @@ def _trembling(path: NDArray[np.float64], radius: float, hand: np.random.Generat
         amplitude = hand.normal(0, 0.045 * radius / wave**0.5, (1, 2))
         inner = inner + amplitude * np.sin(wave * at + hand.uniform(0, 2 * math.pi, (1, 2)))
     return inner
-
-
-def _stroke(canvas: ImageDraw.ImageDraw, path: NDArray[np.float64], width: float, colour: tuple[int, int, int]) -> None:
-    points = [tuple(point) for point in path.tolist()]
-    canvas.line(points, fill=colour, width=max(1, round(width)), joint="curve" if width > 4 else None)
-    reach = width / 2
-    for x, y in (points[0], points[-1]):
-        canvas.ellipse([x - reach, y - reach, x + reach, y + reach], fill=colour)

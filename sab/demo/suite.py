@@ -9,7 +9,7 @@ Beyond single questions, all held out in wording and picture (`ABILITIES`):
 - `talk`: the last question of a conversation, clear only from the turn before; descriptions; courtesies.
 - `unknown`: questions that neither picture nor almanac answers.
 - `strokes`: questions about shapes drawn by hand.
-- `photographs`: questions about pictures like photographs, of families that training never shows.
+- `unrecognised`: questions about pictures like photographs and about doodles, of families that training never shows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from sab.demo.asks import CATEGORIES, VOCABULARIES, Ask
+from sab.demo.doodles import DOODLE
 from sab.demo.knowledge import text_question, written_scene
 from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.phrasing import ask
@@ -40,10 +41,10 @@ SUITES: dict[str, tuple[int, bool]] = {
     "talk": (2**49, True),
     "unknown": (2**50, True),
     "strokes": (2**51, True),
-    "photographs": (2**52, True),
+    "unrecognised": (2**52, True),
 }
 # What a training in progress is checked on: suite -> questions.
-CHECKS = {"trained": 320, "tuning": 320, "talk": 96, "unknown": 64, "strokes": 96, "photographs": 48}
+CHECKS = {"trained": 320, "tuning": 320, "talk": 96, "unknown": 64, "strokes": 96, "unrecognised": 48}
 _KINDS_BY_CATEGORY: dict[str, tuple[str, ...]] = {
     "coarse perception": KINDS,
     "fine perception": ("shapes",),
@@ -139,10 +140,10 @@ def _by_hand(draw: random.Random, held_out: bool) -> tuple[Scene, Ask]:
     return scene, draw.choice([q for q in asks if q.intent == intent])
 
 
-def _like_a_photograph(draw: random.Random, held_out: bool) -> tuple[Scene, Ask]:
-    scene = sample(draw, held_out, PHOTOGRAPH)
+def _unrecognised(draw: random.Random, held_out: bool) -> tuple[Scene, Ask]:
+    scene = sample(draw, held_out, draw.choice((PHOTOGRAPH, PHOTOGRAPH, DOODLE)))
     asks = [*about(scene, draw, held_out), described(scene, draw, held_out)]
-    return scene, replace(draw.choice(asks), category="photographs")
+    return scene, replace(draw.choice(asks), category=f"{scene.kind}s")
 
 
 # suite -> what makes its questions, in turn
@@ -150,7 +151,7 @@ ABILITIES: dict[str, tuple[Callable[[random.Random, bool], tuple[Scene | None, A
     "talk": (_followed, _followed, _followed, _described, _described, _courteous),
     "unknown": (_unanswerable,),
     "strokes": (_by_hand,),
-    "photographs": (_like_a_photograph,),
+    "unrecognised": (_unrecognised,),
 }
 
 

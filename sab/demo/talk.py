@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from sab.demo.asks import Ask
 from sab.demo.knowledge import TEXT_INTENTS, fact, text_question, unlisted_town
-from sab.demo.photographs import PHOTOGRAPH
 from sab.demo.phrasing import ask, choose
 from sab.demo.questions import about, description
 from sab.demo.scenes import Scene
+from sab.demo.things import UNRECOGNISED
 from sab.demo.words import ALMANAC_ATTRIBUTES, COLOURS, FIELDS, ITEMS, SHAPES, almanac
 
 UNKNOWN = "I do not know."
@@ -217,7 +217,7 @@ def unknown(scene: Scene | None, draw: random.Random, held_out: bool) -> Ask:
     """A question that cannot be answered, over a picture or without one."""
     if scene is None:
         return draw.choice((_without_picture, _beyond, _unlisted))(draw, held_out)
-    if scene.kind != PHOTOGRAPH and draw.random() < 0.4:
+    if scene.kind not in UNRECOGNISED and draw.random() < 0.4:
         return _absent(scene, draw, held_out)
     return draw.choice((_untold, _untold, _beyond))(draw, held_out, scene)
 
@@ -296,8 +296,8 @@ def _absent(scene: Scene, draw: random.Random, held_out: bool) -> Ask:
 def described(scene: Scene, draw: random.Random, held_out: bool) -> Ask:
     """ "Describe the picture.", decided by the things or the numbers that the answer has to name."""
     key: tuple[str, ...]
-    if scene.kind == PHOTOGRAPH:
-        key, vocabulary = ("photo",), "photo"
+    if scene.kind in UNRECOGNISED:
+        key, vocabulary = ("unrecognised",), "unrecognised"
     elif scene.kind in ("chart", "receipt", "number"):
         shown = [str(bar.value) for bar in scene.bars] or [price for _, price in scene.rows] or [scene.lines[0].text]
         key, vocabulary = tuple(shown), "numbers"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 SIDE = 112  # pixels of a picture's side
 CELL = 28  # pixels of a visual token's side (patch 14, merge 2)
 GRID = SIDE // CELL
+# Kinds of pictures of which the model knows no more than what it calls them.
+UNRECOGNISED = {"photograph": "photo", "doodle": "drawing"}
 VAST = 25.0  # radius in pixels from which a shape fills the picture: it is then "in the middle"
 
 
@@ -64,7 +66,7 @@ class Bar:
 @dataclass(frozen=True)
 class Scene:
     """Everything a picture shows. `rows` holds a receipt's (item, price) or a form's (field, value) pairs; `style` is
-    how it is drawn: "" as the world's pictures are, "strokes" by hand, or the family of a photograph."""
+    how it is drawn: "" as the world's pictures are, "strokes" by hand, or the family of a photograph or a doodle."""
 
     kind: str
     background: str
