@@ -167,6 +167,12 @@ def replay_block(lvlm: LVLM, index: int, batch: Batch) -> Any:
     return caught[0]
 
 
+@torch.no_grad()
+def run_decoder(lvlm: LVLM, batch: Batch) -> Any:
+    """Run all blocks on a batch as `capture` made it, before the first of them."""
+    return lvlm.decoder(**batch.arguments)
+
+
 def replay_head(lvlm: LVLM, batch: Batch) -> Tensor:
     """Logits [B, S, V] of a batch whose `hidden` is the output of the last block."""
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sab.errors import SabError
-from viz.pages import learn
+from viz.pages import learn, lessons
 from viz.pages.chart import Control, Frame, chart_value
 from viz.pages.store import Selection, Store
 
@@ -111,3 +111,28 @@ def test_sliders_need_a_frame_for_each_place() -> None:
 
     with pytest.raises(ValueError, match="2 places"):
         chart_value("x", lambda dark: go.Figure(), "", [Control("a", ("1", "2"))], [Frame((), "")])
+
+
+@pytest.mark.parametrize(
+    "form", [(0.0, False, False, 128, 256), (0.07, True, False, 128, 4096), (0.1, True, True, 256, 1024)]
+)
+def test_a_format_stores_what_its_parts_add_up_to(form: tuple[float, bool, bool, int, int]) -> None:
+    """Against the formulas of METHOD 9: signs, bitmap, second signs, index, scales of rows and of columns."""
+    share, bitmap, small, block, width = form
+    stored, nominal = lessons.format_bits(lessons.Format(*form))
+    salient = round(share * width) / width
+    groups = 2 if bitmap else 1
+    scales = groups + 2 * groups * (salient > 0)
+    expected = 1 + bitmap + salient + 1 / width + scales * (8 if small else 16) / block + (16 / width if small else 0)
+    expected += 16 * (2 + groups * salient) / width
+    assert sum(stored.values()) == pytest.approx(expected, rel=1e-3)
+    assert nominal == pytest.approx(1 + salient)
+
+
+def test_exact_feedback_loses_least_and_none_most(store: Store, piece: learn.Piece) -> None:
+    hessian = lessons.LayerHessians(store).get(piece.linear)
+    assert hessian.shape[0] == store.lvlm.linears[piece.linear].in_features
+    value = lessons.feedback_chart(hessian, learn.layer_weight(store, piece.linear), piece.linear)
+    none, lineage, exact = numbers(value["light"]["data"][0]["x"])
+    assert exact < lineage < none
+    assert f"{exact:.1f} %" in value["words"]

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.basedatatypes import BaseTraceType
 
 from viz import theme
 
 PER_WEIGHT = ("signs", "group bitmap", "residual signs", "levels")
+PARTS = (*PER_WEIGHT, "row scales", "column scales", "salient index", "scales", "zeros")
 
 
 class BitBreakdownInfo(NamedTuple):
@@ -45,13 +47,12 @@ def info(
     return BitBreakdownInfo(tuple(names), parts, bits, np.array(nominal, dtype=np.float64))
 
 
-def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
-    """One stacked bar per run and a tick where its nominal bits lie."""
+def traces(info: BitBreakdownInfo, dark: bool = False) -> list[BaseTraceType]:
+    """A stack of bars for each run, and the ticks of its nominal bits."""
     colours = theme.palette(dark)
     tones = part_tones(info.parts, dark)
-    drawn = go.Figure()
-    for column, part in enumerate(info.parts):
-        drawn.add_bar(
+    stacks: list[BaseTraceType] = [
+        go.Bar(
             name=part,
             orientation="h",
             x=info.bits[:, column],
@@ -59,22 +60,36 @@ def figure(info: BitBreakdownInfo, dark: bool = False) -> go.Figure:
             marker={"color": tones[part], "line": {"width": 0.5, "color": colours.surface}},
             hovertemplate=f"{part}: %{{x:.3f}} bits per weight<extra>%{{y}}</extra>",
         )
+        for column, part in enumerate(info.parts)
+    ]
     if info.names:
-        drawn.add_scatter(
-            name="nominal (as papers count)",
-            x=info.nominal,
-            y=list(info.names),
-            mode="markers",
-            marker={"symbol": "line-ns-open", "size": 26, "color": colours.bad, "line": {"width": 3}},
-            hovertemplate="nominal: %{x:.2f} bits<extra>%{y}</extra>",
+        stacks.append(
+            go.Scatter(
+                name="nominal (as papers count)",
+                x=info.nominal,
+                y=list(info.names),
+                mode="markers",
+                marker={"symbol": "line-ns-open", "size": 26, "color": colours.bad, "line": {"width": 3}},
+                hovertemplate="nominal: %{x:.2f} bits<extra>%{y}</extra>",
+            )
         )
+    return stacks
+
+
+def figure(info: BitBreakdownInfo, dark: bool = False, most: float | None = None) -> go.Figure:
+    """One stacked bar per run and a tick where its nominal bits lie. `most`: where the axis ends, if it stays."""
+    drawn = go.Figure(traces(info, dark))
     height = 120 + 46 * len(info.names)
     rows = -(-(len(info.parts) + 1) // 2)  # of the legend on a phone, two entries in each
     drawn.update_layout(
         template=theme.template(dark),
         barmode="stack",
         bargap=0.35,
-        xaxis={"title": {"text": "stored bits per weight"}, "rangemode": "tozero"},
+        xaxis={
+            "title": {"text": "stored bits per weight"},
+            "rangemode": "tozero",
+            "range": None if most is None else [0, most],
+        },
         yaxis={"autorange": "reversed", "showgrid": False},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         meta={

@@ -1,4 +1,4 @@
-"""Learn: how a weight becomes one bit and why the map matters, in five steps with live figures.
+"""Learn: how a weight becomes one bit and why the map matters, in six steps with live figures.
 
 Every figure is computed from the model, the layer and the run that the page shows; nothing is written down beforehand.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from sab.errors import SabError
 from viz.figures import bit_breakdown, one_bit, sparsity_curve, weight_block, weighting
 from viz.pages.chart import Control, chart, chart_value, no_chart, stepped
+from viz.pages.lessons import LayerHessians, feedback_chart, format_chart
 from viz.pages.notice import notice
 from viz.pages.results import breakdown
 from viz.pages.shared import Shared
@@ -75,10 +76,18 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
         "What it really costs",
         "Papers print <i>nominal</i> bits: 1 plus the share of salient columns. But the scales, the bitmaps that "
         "say which group "
-        "a weight belongs to, and the second signs are stored as well. The bar counts every stored bit of the "
-        "chosen run.",
+        "a weight belongs to, and the second signs are stored as well. Change the format below: the bits are "
+        "counted as they would be written to the file. The second figure counts those of the chosen run.",
         "benchmark",
         "Compare runs in Benchmark",
+    ),
+    (
+        "An error need not stay",
+        "Blocks of columns are fitted from left to right. What a block gets wrong can be <b>carried on</b>: later "
+        "columns change a little, so that together they give nearly the same output. The published releases divide by "
+        "the diagonal alone; the exact formula takes the whole block into account, and costs no bit more.",
+        "binarize",
+        "Choose the compensation in Binarize",
     ),
 )
 LIMITS = (
@@ -90,8 +99,7 @@ LIMITS = (
     "through the "
     "row scales alone. Expect SAB to stay close to the same method without the map, and look at the interval.",
     "A label is a comparison with thresholds. Two samples of one modality give “unimodal” weights too when tokens "
-    "are few; "
-    "no null is shown here yet, so read small shares with care.",
+    "are few; Explore shows that null beside the map, so read small shares with care.",
 )
 GLOSSARY = (
     ("Linear", "a matrix W with n output rows and m input columns; a decoder block has seven of them."),
@@ -127,10 +135,11 @@ class Piece:
 def build(store: Store, shared: Shared) -> None:
     """Fill the tab."""
     drawn = Bounded(24)
+    hessians = LayerHessians(store)
 
     with gr.Column(elem_id="learn"):
         gr.HTML(
-            '<p class="ln-lead">Five steps from a single weight to the whole map. The figures are computed now, '
+            '<p class="ln-lead">Six steps from a single weight to the whole map. The figures are computed now, '
             "from the "
             "model and the run chosen at the top.</p>",
             apply_default_css=False,
@@ -156,7 +165,10 @@ def build(store: Store, shared: Shared) -> None:
         step(3)
         weigh = chart("", no_chart("Computing…"), "learn-weighting")
         step(4)
-        cost = chart("", no_chart("Computing…"), "learn-bits")
+        form = chart("A format of your own", no_chart("Computing…"), "learn-format")
+        cost = chart("The chosen run", no_chart("Computing…"), "learn-bits")
+        step(5)
+        carried = chart("", no_chart("Computing…"), "learn-feedback")
         gr.HTML(closing(), apply_default_css=False)
 
     place = gr.State(0)
@@ -178,6 +190,24 @@ def build(store: Store, shared: Shared) -> None:
         }
         return {said: ""} | {place: chart_or_reason(drawn, key, make) for place, (key, make) in made.items()}
 
+    def own_format() -> Any:
+        """Every place of five sliders takes seconds to count, once."""
+        return drawn.get(("format",), format_chart)
+
+    def carry(event: gr.EventData, number: int) -> Any:
+        """This figure takes seconds as well, so it does not hold up the others."""
+        selection = signalled(store, event)
+        try:
+            linear = find_piece(store, selection, number).linear
+            weight = layer_weight(store, linear)
+        except SabError as error:
+            return no_chart(str(error))
+        return chart_or_reason(
+            drawn,
+            ("carried", store.lvlm.fingerprint, linear),
+            lambda: feedback_chart(hessians.get(linear), weight, linear),
+        )
+
     def shown(event: gr.EventData, name: str, signs: int, number: int) -> dict[Any, Any]:
         return draw(signalled(store, event), name, signs, number)
 
@@ -187,7 +217,10 @@ def build(store: Store, shared: Shared) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     charts = [said, bit, block, curve, weigh, cost]
     inputs = [shared.selection, method, order, place]
-    selection_signal("learn").select(shown, [method, order, place], charts, **quiet)
+    signal = selection_signal("learn")
+    signal.select(shown, [method, order, place], charts, **quiet)
+    signal.select(own_format, None, form, **quiet)
+    signal.select(carry, place, carried, **quiet)
     method.change(draw, inputs, charts, **quiet)
     order.change(draw, inputs, charts, **quiet)
     other.click(move, [place, shared.selection, method, order], [*charts, place], **quiet)
