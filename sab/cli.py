@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sab.models import LVLM
     from sab.runs import Recipe, Run
 
-SUITES = ("demo", "final", "tuning", "trained")  # demo is another name of final
+# "demo" is another name of "final"; the last four are abilities beyond single questions (`sab.demo.suite.ABILITIES`).
+SUITES = ("demo", "final", "tuning", "trained", "talk", "unknown", "strokes", "unrecognised")
 PROGRESS_SECONDS = 2.0  # between progress lines in a log
 BUDGET_BLOCK_SIZE = 256
 TERMINAL_SECONDS = 0.2  # between redraws on a terminal

@@ -1,16 +1,22 @@
 """Claims about training the embedded model: it resumes to the same weights, and the codebook can be moved."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sab.demo import train
-from sab.demo.codebook import codebook, slot_offsets
+from sab.demo.codebook import CODEBOOK_FILE, codebook, load_codes, save_codes, slot_offsets, value_names
 from sab.demo.model import WIDTH, build_config, build_model, build_tokenizer
 from sab.demo.scenes import SLOTS
 from sab.demo.train import STAGES, Trainer
 from sab.errors import SabError
+from sab.models import DEMO_MODEL as SHIPPED
+
+DEMO_MODEL = Path(SHIPPED)
 
 
 @pytest.fixture
@@ -95,6 +101,40 @@ def test_training_continues_from_a_checkpoint_with_its_vocabulary_and_codes(smal
     for (name, one), two in zip(second.model.state_dict().items(), first.model.state_dict().values(), strict=True):
         assert torch.equal(one, two.bfloat16().float()), name
     assert second.train_step()["loss"] > 0
+
+
+def test_a_checkpoint_of_a_smaller_world_keeps_its_codes_when_the_world_has_grown(tmp_path):
+    """Labels it knows keep their codes by name, so that old scenes look to the decoder exactly as before."""
+    fresh = codebook(WIDTH)
+    kept = fresh.flip(0)
+    kept[torch.from_numpy(slot_offsets())] = 0.0
+    save_codes(kept, tmp_path)
+    assert torch.equal(load_codes(tmp_path), kept)
+    shuffled = list(range(0, len(kept) - 4))[::-1]
+    known = json.dumps([value_names()[row] for row in shuffled])
+    save_file({"codes": kept[shuffled].contiguous()}, tmp_path / CODEBOOK_FILE, metadata={"values": known})
+    grown = load_codes(tmp_path)
+    assert torch.equal(grown[:-4], kept[:-4])
+    assert torch.equal(grown[-4:], fresh[-4:])
+    save_file({"codes": kept[:-5].contiguous()}, tmp_path / CODEBOOK_FILE)  # as written before rows had names
+    assert torch.equal(load_codes(tmp_path)[:-5], kept[:-5])
+
+
+def test_the_shipped_checkpoint_answers_old_questions_as_before_when_training_begins(tmp_path):
+    trainer = Trainer("joint", tmp_path, 0, "cpu", DEMO_MODEL)
+    old = load_file(DEMO_MODEL / CODEBOOK_FILE)["codes"]
+    assert torch.equal(trainer.codes[: len(old)], old)
+    right = trainer.check("trained", 48)
+    assert right["overall"] > 0.7
+    assert right["coarse perception"] == 1.0
+
+
+def test_a_state_of_another_world_is_refused_with_a_sentence(tmp_path):
+    trainer = Trainer("language", tmp_path, 0, "cpu", DEMO_MODEL)
+    trainer.codes = trainer.codes[:-1]
+    trainer.save()
+    with pytest.raises(SabError, match="another set of labels"):
+        Trainer("language", tmp_path, 0, "cpu")
 
 
 def test_a_length_of_nothing_is_refused(tmp_path):

@@ -1,7 +1,8 @@
 """Measure the embedded model and write its card: `python -m sab.demo.card [--limit N]`.
 
 Figures come from the suites alone: held-out (`final`) and combinations like those trained on (`trained`), each with
-its blank-picture control, and recall of the almanac. The card and `figures.json` are written beside the weights.
+its blank-picture control, recall of the almanac, and the suites of further abilities (talk, what is not known,
+strokes, what is not recognised). The card and `figures.json` are written beside the weights.
 `--comparison FILE` instead writes the table that `sab compare --table FILE` made into the project's README, so that
 no figure there is typed by hand.
 """
@@ -11,17 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sab.demo.knowledge import text_question
-from sab.demo.suite import CATEGORIES, Question, questions
+from sab.demo.suite import ABILITIES, CATEGORIES, Question, questions
 from sab.errors import SabError
 from sab.evaluate import Evaluation, evaluate
 from sab.models import DEMO_MODEL, LVLM, load
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+ABILITY_QUESTIONS = 600
 _CARD = """---
 license: apache-2.0
 library_name: transformers
@@ -48,6 +51,17 @@ Held out: question wordings, rendered words, shape–colour pairs and layouts th
 answers: {perplexity:.3f} held out, {perplexity_trained:.3f} like trained. Almanac recall in trained wordings:
 {recall:.1f} % of {facts} facts.
 
+Beyond single questions ({ability_questions} a suite, held out in wording and picture):
+
+| ability | correct | of |
+|---|---|---|
+{abilities}
+
+Talk: follow-ups that only the turn before makes clear, descriptions that must name exactly what is there, courtesies.
+Unknown: what neither picture nor almanac tells has to be answered so. Strokes: shapes drawn as by mouse. Unrecognised:
+made-up pictures with the look of photographs, and doodles, where no shape may be invented. Saying "I do not know" to
+everything would be right in the last two and wrong in all the others.
+
 Made again by `python -m sab.demo.card --limit {questions}`; trained by `python -m sab train-demo` (log beside this
 card: `training-log.jsonl`). Single figures: `python -m sab eval --limit {questions}`.
 
@@ -69,12 +83,23 @@ def _cell(found: Evaluation, category: str) -> str:
     return f"{100 * found.accuracy[category]:.1f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
+def _ability_rows(abilities: dict[str, Evaluation]) -> Iterator[str]:
+    """Each suite, and what it is made of where that is more than one thing."""
+    for suite, found in abilities.items():
+        parts = sorted(name for name in found.accuracy if name != "overall")
+        for name in ("overall", *(parts if len(parts) > 1 else ())):
+            label = f"**{suite}**" if name == "overall" else name
+            yield f"| {label} | {_cell(found, name)} | {found.counts[name]} |"
+
+
 def measure(lvlm: LVLM, limit: int) -> tuple[dict[str, Any], str]:
     """The figures as JSON-able values, and the card's text."""
     final, trained = questions("final", limit), questions("trained", limit)
     held_out, blank = evaluate(lvlm, final), evaluate(lvlm, final, blank=True)
     like_trained = evaluate(lvlm, trained)
     recall = evaluate(lvlm, _facts(min(400, limit)))
+    asked = min(ABILITY_QUESTIONS, limit)
+    abilities = {suite: evaluate(lvlm, questions(suite, asked)) for suite in ABILITIES}
     rows = "\n".join(
         f"| {name} | {_cell(held_out, name)} | {_cell(blank, name)} | {_cell(like_trained, name)} |"
         for name in ("overall", *CATEGORIES)
@@ -84,6 +109,7 @@ def measure(lvlm: LVLM, limit: int) -> tuple[dict[str, Any], str]:
         "final_blank": blank.summary(),
         "trained": like_trained.summary(),
         "almanac": recall.summary(),
+        **{suite: found.summary() for suite, found in abilities.items()},
         "questions": limit,
     }
     card = _CARD.format(
@@ -94,6 +120,8 @@ def measure(lvlm: LVLM, limit: int) -> tuple[dict[str, Any], str]:
         perplexity_trained=like_trained.perplexity,
         recall=100 * recall.accuracy["overall"],
         facts=recall.counts["overall"],
+        abilities="\n".join(_ability_rows(abilities)),
+        ability_questions=asked,
     )
     return figures, card
 
