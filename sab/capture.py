@@ -173,12 +173,18 @@ def run_decoder(lvlm: LVLM, batch: Batch) -> Any:
     return lvlm.decoder(**batch.arguments)
 
 
+def replay_rest(lvlm: LVLM, index: int, batch: Batch, last: int | None = None) -> Tensor:
+    """Logits [B, S, V] of a batch whose `hidden` is the output of block index − 1: block `index` and those after
+    it, the final norm and the head. `last`: of that many positions at the end only."""
+    with ExitStack() as stack:
+        _stub_before(stack, lvlm.blocks, index, batch.hidden)
+        states = lvlm.decoder(**batch.arguments).last_hidden_state
+    return cast(Tensor, lvlm.model.get_output_embeddings()(states if last is None else states[:, -last:]))
+
+
 def replay_head(lvlm: LVLM, batch: Batch) -> Tensor:
     """Logits [B, S, V] of a batch whose `hidden` is the output of the last block."""
-    with ExitStack() as stack:
-        _stub_before(stack, lvlm.blocks, len(lvlm.blocks), batch.hidden)
-        states = lvlm.decoder(**batch.arguments).last_hidden_state
-    return cast(Tensor, lvlm.model.get_output_embeddings()(states))
+    return replay_rest(lvlm, len(lvlm.blocks), batch)
 
 
 def _stub_before(stack: ExitStack, blocks: Sequence[nn.Module], index: int, hidden: Any) -> None:

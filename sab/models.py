@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -209,6 +210,23 @@ class LVLM:
                 ]
             batch[key] = torch.cat(values, dim=0)
         return batch
+
+    def picture_grid(self, inputs: Inputs) -> tuple[int, int] | None:
+        """Rows and columns in which the visual tokens of one conversation (`prepare`, [1, S]) cover its picture.
+
+        None without a picture, and where the tokens are no plain grid (several tiles, rows with separators).
+        """
+        count = int((inputs["input_ids"] == self.image_token_id).sum())
+        if not count:
+            return None
+        if "image_grid_thw" in inputs:  # the Qwen families: patches, of which merge_size² make a token
+            merge = getattr(self.processor.image_processor, "merge_size", 1)
+            _, height, width = (int(patches) for patches in inputs["image_grid_thw"][0])
+            grid = height // merge, width // merge
+        else:
+            side = math.isqrt(count) if inputs["pixel_values"].shape[0] == 1 else 0
+            grid = side, side
+        return grid if grid[0] * grid[1] == count else None
 
     def positions(self, inputs: Inputs) -> Inputs:
         """Inputs with explicit `position_ids`, for families whose forward takes them."""
