@@ -36,7 +36,8 @@ class TokenEvent:
 
     `text` is what this token adds to the answer (empty while a character of several tokens is unfinished, and
     for the token that ends the answer), `logprob` its natural-log probability at temperature 1, `top` the
-    five likeliest tokens as (text, probability), `seconds` the time since the stream was started.
+    five likeliest tokens as (text, probability) and `top_ids` their ids, `seconds` the time since the stream was
+    started and `at` the clock when the token came, in seconds since 1970.
     """
 
     text: str
@@ -44,6 +45,18 @@ class TokenEvent:
     logprob: float
     top: list[tuple[str, float]]
     seconds: float
+    top_ids: tuple[int, ...] = ()
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """What a model thinks of one token of a text that is given: natural-log probability, the five likeliest tokens
+    as (text, probability), and their ids."""
+
+    logprob: float
+    top: list[tuple[str, float]]
+    top_ids: tuple[int, ...]
 
 
 class Decoding:
@@ -89,12 +102,14 @@ def stream(
     temperature: float = 0.0,
     seed: int = 0,
     stop: threading.Event | None = None,
+    begun: Sequence[int] = (),
 ) -> Iterator[TokenEvent]:
     """Answer the last user turn token by token; temperature 0 takes the likeliest token, else sample by seed.
 
-    Ends at the model's end token (whose event has no text), after `max_new_tokens`, or when `stop` is set
-    (looked at before every token). Raises SabError at the first step for an empty prompt, settings out of
-    range, or a conversation longer than the model's context.
+    `begun`: ids with which the answer has to begin; the events start with the last of them, whose probability is
+    the model's own, and all of them count as new tokens. Ends at the model's end token (whose event has no text),
+    after `max_new_tokens`, or when `stop` is set (looked at before every token). Raises SabError at the first step
+    for an empty prompt, settings out of range, or a conversation longer than the model's context.
     """
     started = time.perf_counter()
     if type(temperature) not in (int, float) or not 0.0 <= temperature <= 5.0:
@@ -112,26 +127,25 @@ def stream(
             "start a new conversation or ask for a shorter answer."
         )
     generator = torch.Generator(device=lvlm.device).manual_seed(seed)
-    decoding = Decoding(lvlm, inputs)
-    answer: list[int] = []
-    shown = ""
+    answer = list(begun[:-1])
+    decoding = Decoding(lvlm, lvlm.extend(inputs, answer) if answer else inputs)
+    shown = lvlm.tokenizer.decode(answer, skip_special_tokens=True)
+    forced = list(begun[-1:])
     chosen: Tensor | None = None
-    for _ in range(max_new_tokens):
+    for _ in range(max_new_tokens - len(answer)):
         if stop is not None and stop.is_set():
             return
         logprobs = torch.log_softmax(decoding.step(chosen)[0], dim=-1)
         if not torch.isfinite(logprobs.max()):
             raise SabError("The model produced numbers that are not finite; load it in float32.")
-        if temperature == 0:
+        if forced:
+            chosen = torch.tensor([forced.pop()], device=logprobs.device)
+        elif temperature == 0:
             chosen = logprobs.argmax()[None]
         else:
             chosen = torch.multinomial(torch.softmax(logprobs / temperature, -1), 1, generator=generator)
         token = int(chosen[0])
-        values, rivals = logprobs.topk(min(TOP, logprobs.numel()))
-        top = [
-            (lvlm.tokenizer.decode([rival]), math.exp(value))
-            for rival, value in zip(rivals.tolist(), values.tolist(), strict=True)
-        ]
+        score = token_score(lvlm, logprobs, token)
         ended = token in lvlm.end_tokens
         text = ""
         if not ended:
@@ -139,9 +153,31 @@ def stream(
             decoded = lvlm.tokenizer.decode(answer, skip_special_tokens=True)
             if not decoded.endswith("\N{REPLACEMENT CHARACTER}"):  # else wait for the character's other bytes
                 text, shown = decoded[len(shown) :], decoded
-        yield TokenEvent(text, token, float(logprobs[token]), top, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        yield TokenEvent(text, token, score.logprob, score.top, seconds, score.top_ids, time.time())
         if ended:
             return
+
+
+def token_score(lvlm: LVLM, logprobs: Tensor, token: int) -> TokenScore:
+    """What the log-probabilities [V] of one token say about it."""
+    values, rivals = logprobs.topk(min(TOP, logprobs.numel()))
+    ids = rivals.tolist()
+    top = [(lvlm.tokenizer.decode([rival]), math.exp(value)) for rival, value in zip(ids, values.tolist(), strict=True)]
+    return TokenScore(float(logprobs[token]), top, tuple(ids))
+
+
+@torch.inference_mode()
+def answer_logprobs(
+    lvlm: LVLM, messages: Sequence[Message] | str, picture: Image.Image | None, tokens: Sequence[int]
+) -> Tensor:
+    """Log-probabilities, float32 [T, V], that a model gives to each of the T tokens of an answer it is made to read,
+    in one pass. SabError for an answer without tokens and messages that ask nothing."""
+    if not tokens:
+        raise SabError("There is no answer yet to read; ask a question first.")
+    inputs = lvlm.extend(lvlm.prepare(messages, picture), tokens[:-1])
+    logits = lvlm.model(**lvlm.forward_arguments(inputs), **lvlm.keeping(len(tokens))).logits[0, -len(tokens) :]
+    return torch.log_softmax(logits.float(), -1)
 
 
 def first_divergence(a: Sequence[TokenEvent], b: Sequence[TokenEvent]) -> int | None:

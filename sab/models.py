@@ -179,7 +179,11 @@ class LVLM:
         return mask
 
     def extend(self, inputs: Inputs, tokens: Sequence[int]) -> Inputs:
-        """Inputs [1, S] with the ids of a (teacher-forced) answer appended: [1, S + len(tokens)]."""
+        """Inputs [1, S] with the ids of a (teacher-forced) answer appended: [1, S + len(tokens)].
+
+        SabError for an answer that holds a visual token, for which there is no picture."""
+        if self.image_token_id in tokens:
+            raise SabError("This answer holds a token that stands for a picture, so it cannot be read again.")
         shape = inputs["input_ids"].shape
         added = torch.tensor([list(tokens)], device=self.device, dtype=torch.long)
         fill = {"attention_mask": 1, "mm_token_type_ids": 0}

@@ -60,8 +60,9 @@ def test_damage_done_by_hand_to_one_linear_is_ranked_first() -> None:
         run = damaged(damaged(full, names, 0.003), [culprit], 0.7, seed=1)
         found = list(attribute(full, run, asked(full), ANSWER))
         whole = float(found[0].kl.mean())
+        alone = [swap for swap in found if len(swap.names) == 1]
         singles = {
-            direction: {s.names[0]: float(s.kl.mean()) for s in found[1:] if s.direction == direction and len(s.names) == 1}
+            direction: {swap.names[0]: float(swap.kl.mean()) for swap in alone if swap.direction == direction}
             for direction in (REPAIR, DAMAGE)
         }
         assert set(singles[REPAIR]) == set(names) == set(singles[DAMAGE])
@@ -83,9 +84,14 @@ def test_a_swap_puts_every_bit_back_even_after_an_error() -> None:
     lvlm = tiny()
     name = next(iter(lvlm.decoder_linears))
     before = lvlm.linears[name].weight.clone()
-    with pytest.raises(ZeroDivisionError), swapped(lvlm.linears, {name: torch.zeros_like(before)}):
-        assert not bool(lvlm.linears[name].weight.any())
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with swapped(lvlm.linears, {name: torch.zeros_like(before)}):
+            assert not bool(lvlm.linears[name].weight.any())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert torch.equal(lvlm.linears[name].weight, before)
 
 

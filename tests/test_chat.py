@@ -1,6 +1,7 @@
 import io
 import math
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,36 @@ def test_probabilities_are_those_of_a_pass_without_a_cache() -> None:
         assert event.top[0][1] == pytest.approx(math.exp(event.logprob), rel=1e-5)
         assert [p for _, p in event.top] == sorted((p for _, p in event.top), reverse=True)
     assert [event.seconds for event in events] == sorted(event.seconds for event in events)
+
+
+def test_an_answer_goes_on_from_what_it_has_to_begin_with() -> None:
+    lvlm = tiny()
+    whole = list(chat.stream(lvlm, PROMPT, picture(), max_new_tokens=9))
+    ids = [event.token_id for event in whole]
+    again = list(chat.stream(lvlm, PROMPT, picture(), max_new_tokens=9, begun=ids[:4]))
+    assert [event.token_id for event in again] == ids[3:]
+    assert [event.logprob for event in again] == pytest.approx([event.logprob for event in whole[3:]], abs=1e-3)
+    assert whole[0].top_ids[0] == ids[0]
+    other = next(each for each in whole[2].top_ids if each not in (ids[2], lvlm.image_token_id))
+    turned = list(chat.stream(lvlm, PROMPT, picture(), max_new_tokens=9, begun=[*ids[:2], other]))
+    assert turned[0].token_id == other
+    assert turned[0].logprob == pytest.approx(math.log(whole[2].top[whole[2].top_ids.index(other)][1]), abs=1e-3)
+    read = chat.answer_logprobs(lvlm, PROMPT, picture(), [*ids[:2], other])
+    assert float(read[-1, other]) == pytest.approx(turned[0].logprob, abs=1e-3)
+
+
+def test_each_token_carries_the_time_it_came() -> None:
+    before = time.time()
+    events = list(chat.stream(tiny(), PROMPT, max_new_tokens=4))
+    assert [event.at for event in events] == sorted(event.at for event in events)
+    assert before <= events[0].at <= events[-1].at <= time.time()
+
+
+def test_an_answer_without_tokens_cannot_be_read() -> None:
+    with pytest.raises(SabError, match="no answer yet"):
+        chat.answer_logprobs(tiny(), PROMPT, None, [])
+    with pytest.raises(SabError, match="stands for a picture"):
+        chat.answer_logprobs(tiny(), PROMPT, None, [70, tiny().image_token_id, 71])
 
 
 def test_texts_add_up_to_the_answer() -> None:
