@@ -9,14 +9,15 @@ from PIL import Image
 from sab.chat import TokenEvent
 from sab.errors import SabError
 from viz.pages import conversation as talk
-from viz.pages.conversation import Conversation, Conversations, Gate, Settings
+from viz.pages.conversation import Conversation, Conversations, Settings
+from viz.pages.gate import Gate
 
 RUNS = {"left": "", "right": "a-run"}
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
 
 
 def event(text: str, token: int, seconds: float = 0.1) -> TokenEvent:
-    return TokenEvent(text, token, -0.5, [(text, 0.6), ("other", 0.1)], seconds)
+    return TokenEvent(text, token, -0.5, [(text, 0.6), ("other", 0.1)], seconds, (token, 90 + token))
 
 
 def ask(conversation: Conversation, prompt: object, picture: Image.Image | None = None) -> bool:
@@ -31,6 +32,56 @@ def answered(prompt: str, picture: Image.Image | None = None) -> Conversation:
         reply.events += [event("It is ", 7, 0.2), event(word, token, 0.3)]
         reply.state = talk.DONE
     return conversation
+
+
+def test_the_last_question_can_be_written_anew_in_its_own_place() -> None:
+    conversation = answered("Which colour?", RED)
+    conversation.editing = True
+    with pytest.raises(SabError, match="Write a question first"):
+        ask(conversation, " ", RED)
+    assert conversation.editing
+    assert not ask(conversation, "Which shape?", RED.copy())
+    assert [turn.prompt for turn in conversation.turns] == ["Which shape?"]
+    assert not conversation.editing
+
+
+def test_a_system_prompt_stands_before_the_conversation_of_its_question() -> None:
+    conversation = answered("Which colour?")
+    conversation.ask("Sure?", None, RUNS, Settings(system="Be brief."), Gate())
+    read = conversation.messages("left", conversation.turns[1])
+    assert read[0] == {"role": "system", "content": "Be brief."}
+    assert [turn["role"] for turn in read] == ["system", "user", "assistant", "user"]
+    assert conversation.messages("left", conversation.turns[0])[0]["role"] == "user"
+
+
+def test_a_side_goes_on_from_a_candidate_and_the_other_keeps_its_answer() -> None:
+    conversation = answered("Which colour?")
+    conversation.branch("left", 1, 2, Gate())  # the other side's token at the first difference
+    left, right = (conversation.turns[0].replies[side] for side in talk.SIDES)
+    assert (left.begun, left.tokens, left.state) == ((7, 2), [7], talk.WAITING)
+    assert (right.text, right.state) == ("It is blue", talk.DONE)
+    assert conversation.claim("right") is None
+    assert conversation.claim("left") is conversation.turns[0]
+    with pytest.raises(SabError, match="still being answered"):
+        conversation.branch("right", 0, 7, Gate())
+    left.state = talk.DONE
+    assert conversation.answers("left")[0]["forced"] == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "place", "token"),
+    [("left", 1, 5), ("left", 9, 1), ("left", -1, 1), ("left", True, 1), ("left", 0, "7"), ("middle", 0, 7)],
+)
+def test_a_forged_candidate_is_refused(side: object, place: object, token: object) -> None:
+    conversation = answered("Which colour?")
+    with pytest.raises(SabError, match="Choose"):
+        conversation.branch(side, place, token, Gate())
+    assert conversation.turns[0].replies["left"].text == "It is red"
+
+
+def test_a_branch_before_any_answer_is_refused() -> None:
+    with pytest.raises(SabError, match="Choose a token"):
+        Conversation().branch("left", 0, 1, Gate())
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n", None, 3, ["x"]])

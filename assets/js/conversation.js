@@ -1,18 +1,15 @@
 // The two answers of each question beside each other, token by token, as they stream.
 // Props: `questions` [{text, picture}] and, per side, `left` and `right`:
 // {name, tags: [str], facts: [[label, value]], turns: [Turn]} with
-// Turn {state, message, facts, ended, tokens: [{text, prob, top: [[text, prob]]}], diverged: index | null}.
+// Turn {state, message, facts, ended, tokens: [Token], diverged: index | null, forced: index | null},
+// Token {text, id, prob, top: [[text, prob, id]]} and, once both sides have ended, kl (nats) and other (as top).
 // While an answer is written, `left_news` and `right_news` bring only its end: {turn, from, ...Turn}.
 // Words reach the page by textContent only, so nothing a visitor or a model writes is read as HTML.
-SabLens.mountConversation = ({ element, props, watch }) => {
+// `branch({side, place, token})` asks the server to let a side go on from another token.
+SabLens.mountConversation = ({ element, props, watch, branch }) => {
   const SIDES = ['left', 'right'];
   const log = element.querySelector('.cv-log');
   const heads = element.querySelector('.cv-heads');
-  const tip = document.createElement('div');
-  tip.className = 'cv-tip';
-  tip.setAttribute('role', 'tooltip');
-  element.querySelector('.cv').append(tip);
-
   const make = (tag, className, text) => {
     const node = document.createElement(tag);
     if (className) node.className = className;
@@ -21,9 +18,6 @@ SabLens.mountConversation = ({ element, props, watch }) => {
   };
   const known = { left: null, right: null }; // what is shown of each side, pieces put together
   const side = (name) => known[name] || { name: '', tags: [], facts: [], turns: [] };
-  const percent = (share) => share >= 0.9995 ? '100 %' : share >= 0.1 ? `${(100 * share).toFixed(0)} %` : `${(100 * share).toFixed(1)} %`;
-  const visible = (text) => text === '' ? '∅' : text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣');
-
   function facts(rows) {
     const list = make('dl', 'cv-facts');
     for (const [label, value] of rows || []) {
@@ -58,13 +52,15 @@ SabLens.mountConversation = ({ element, props, watch }) => {
       let span = text.children[place];
       if (!span) {
         span = make('span', 'tok');
-        span.tabIndex = -1;
+        span.tabIndex = place ? -1 : 0;
         text.append(span);
       }
       if (span.textContent !== token.text) span.textContent = token.text;
       Object.assign(span.dataset, { side: name, turn: number, place });
       span.classList.toggle('unsure', token.prob < 0.5);
     }
+    text.querySelector('.forced')?.classList.remove('forced');
+    text.children[turn.forced ?? -1]?.classList.add('forced');
     text.querySelector('.end')?.classList.remove('end');
     if (turn.ended) text.lastElementChild?.classList.add('end');
     const diverged = turn.diverged ?? -1, mark = text.querySelector('.diverged');
@@ -75,6 +71,7 @@ SabLens.mountConversation = ({ element, props, watch }) => {
       first?.classList.add('diverged');
       first?.setAttribute('aria-label', `${first.textContent} (first token that differs)`);
     }
+    drawStrip(node.querySelector('.cv-strip'), turn);
     const message = node.querySelector('.cv-message');
     message.textContent = turn.message || '';
     message.classList.toggle('bad', turn.state === 'failed');
@@ -83,13 +80,35 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     if (foot.dataset.shown !== shown) { foot.replaceChildren(facts(turn.facts)); foot.dataset.shown = shown; }
   }
 
+  // KL per token: heights go with the square root, so that a distance of 0.01 nats can still be seen beside one of 4.
+  const height = (kl) => Math.min(1, Math.sqrt(kl / 4));
+  const nats = (kl) => kl < 0.001 ? kl.toExponential(1) : kl.toFixed(3);
+  function drawStrip(node, turn) {
+    const read = turn.tokens.filter((token) => token.kl !== undefined);
+    node.hidden = !read.length;
+    if (!read.length) return;
+    const mean = read.reduce((sum, token) => sum + token.kl, 0) / read.length;
+    const largest = turn.tokens.reduce((best, token, place) => token.kl > (turn.tokens[best].kl ?? 0) ? place : best, 0);
+    const bars = turn.tokens.map((token, place) => {
+      const bar = make('i', place === turn.diverged ? 'cv-bar diverged' : 'cv-bar');
+      bar.dataset.place = place;
+      bar.style.setProperty('--kl', height(token.kl ?? 0).toFixed(3));
+      return bar;
+    });
+    const strip = make('div', 'cv-bars');
+    strip.append(...bars);
+    strip.setAttribute('role', 'img');
+    strip.setAttribute('aria-label', `KL of the two models for each token: mean ${nats(mean)} nats, largest ${nats(turn.tokens[largest].kl)} at token ${largest + 1}`);
+    node.replaceChildren(strip, make('span', 'cv-strip-words', `KL per token, mean ${nats(mean)} nats`));
+  }
+
   function section(number) {
     const node = make('section', 'cv-turn'), question = make('div', 'cv-question'), verdict = make('p', 'cv-verdict');
     question.append(make('p', ''));
     node.append(question);
     for (const name of SIDES) {
       const answer = make('article', `cv-answer ${name}`);
-      answer.append(make('p', 'cv-text'), make('p', 'cv-message'), make('div', 'cv-foot'));
+      answer.append(make('p', 'cv-text'), make('div', 'cv-strip'), make('p', 'cv-message'), make('div', 'cv-foot'));
       node.append(answer);
     }
     verdict.setAttribute('role', 'status');
@@ -137,50 +156,28 @@ SabLens.mountConversation = ({ element, props, watch }) => {
     follow();
   }
 
-  // --- what else could have come here
-  function candidates(name, number, place) {
-    const turn = (side(name).turns || [])[number], token = turn && turn.tokens[place];
-    const box = make('div', `cv-top ${name}`);
-    box.append(make('h4', '', side(name).name));
-    if (!token) { box.append(make('p', '', 'ended before this token')); return box; }
-    for (const [text, share] of token.top) {
-      const row = make('div', text === token.text ? 'row chosen' : 'row'), bar = make('i', 'bar');
-      bar.style.width = `${Math.max(1, 100 * share)}%`;
-      const track = make('span', 'track');
-      track.append(bar);
-      row.append(make('code', '', visible(text)), track, make('span', 'share', percent(share)));
-      box.append(row);
-    }
-    return box;
+  function look(name, number, place) {
+    const other = name === 'left' ? 'right' : 'left';
+    const here = (side(name).turns || [])[number], there = (side(other).turns || [])[number];
+    const token = here && here.tokens[place];
+    if (!token) return null;
+    const sides = [{ side: name, name: side(name).name, rows: token.top, chosen: token.id }];
+    // Behind the first difference the other side's own tokens followed other words; what it thinks of these words is
+    // known when it has read them.
+    const same = here.diverged === null || here.diverged === undefined || place <= here.diverged;
+    const theirs = there && same ? there.tokens[place] : null;
+    if (token.other) sides.push({ side: other, name: side(other).name, rows: token.other, chosen: theirs?.id });
+    else if (theirs) sides.push({ side: other, name: side(other).name, rows: theirs.top, chosen: theirs.id });
+    else if (there && same) sides.push({ side: other, name: side(other).name, rows: [], missing: 'ended before this token' });
+    const resting = [here, there].every((turn) => turn && /done|stopped|failed/.test(turn.state));
+    return { token, sides, branching: resting && number === (props.questions || []).length - 1 };
   }
-
-  function show(span) {
-    const { side: name, turn, place } = span.dataset, number = Number(turn), at = Number(place);
-    const other = name === 'left' ? 'right' : 'left', here = (side(name).turns || [])[number];
-    if (!here || !here.tokens[at]) return;
-    // After the first difference the two models no longer see the same words, so only this side's list is shown.
-    const same = here.diverged === null || here.diverged === undefined || at <= here.diverged;
-    tip.replaceChildren(make('p', 'cv-tip-head', `Token ${at + 1}: probability ${percent(here.tokens[at].prob)}`),
-      candidates(name, number, at));
-    if (same && (side(other).turns || [])[number]) tip.append(candidates(other, number, at));
-    tip.classList.add('open');
-    const frame = element.querySelector('.cv').getBoundingClientRect(), box = span.getBoundingClientRect();
-    const left = Math.min(Math.max(4, box.left - frame.left), frame.width - tip.offsetWidth - 4);
-    const under = box.bottom - frame.top + 6;
-    const fits = box.bottom + tip.offsetHeight + 12 < window.innerHeight || box.top < tip.offsetHeight + 12;
-    tip.style.left = `${Math.max(4, left)}px`;
-    tip.style.top = `${fits ? under : box.top - frame.top - tip.offsetHeight - 6}px`;
-  }
-  const hide = () => tip.classList.remove('open');
-  log.addEventListener('pointerover', (event) => { const span = event.target.closest('.tok'); if (span) show(span); else hide(); });
-  log.addEventListener('pointerleave', hide);
-  log.addEventListener('focusin', (event) => { const span = event.target.closest('.tok'); if (span) show(span); });
-  log.addEventListener('focusout', hide);
+  const { visible, close } = SabLens.candidates({ frame: element.querySelector('.cv'), log, look, branch });
 
   // Esc stops both sides wherever the focus is, as long as this tab is the one shown.
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Escape' || !element.isConnected || !element.offsetParent) return;
-    hide();
+    close();
     const stop = document.querySelector('#chat-stop');
     if (stop && !stop.disabled) stop.click();
   });

@@ -8,52 +8,47 @@ canvas and a question in the box: one press shows two streams.
 
 from __future__ import annotations
 
-import logging
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
 from sab.demo.words import COLOURS
 from sab.errors import SabError
+from viz.pages import differ
+from viz.pages.answering import answering
 from viz.pages.conversation import (
-    DONE,
-    FAILED,
-    LOADING,
+    LONGEST_PROMPT,
+    LONGEST_SYSTEM,
     SIDES,
-    STOPPED,
-    WAITING,
-    WRITING,
     Conversation,
     Conversations,
-    Gate,
     Settings,
-    Turn,
     data_url,
     picture_from_url,
 )
 from viz.pages.examples import examples
+from viz.pages.gate import Gate
 from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
 from viz.pages.samples import Samples, samples
 from viz.pages.shared import Shared, script_tags
+from viz.pages.sides import FULL, checked_side, model_of, runs_of, side_head, side_names
 from viz.pages.signal import selection_signal, signalled
 from viz.pages.sketch import sketch
 from viz.pages.store import Bounded, Store
+from viz.pages.transcript import as_json, as_markdown, courier, parcel
 
-FULL = "Full precision"
-PAUSE = 1 / 15  # seconds between two drawings of a stream
-LEFT_EARLY = "The page was closed or reloaded while this was written; Regenerate answers anew."
 TEMPLATE = (
     '<div class="cv empty"><div class="cv-heads"></div>'
     '<div class="cv-log" role="log" aria-live="off"></div>'
     '<p class="cv-hint">Press Send: both models answer at the same time, and the first token that differs is marked. '
-    "Point at a token to see what else could have come there.</p></div>"
+    "Point at a token to see what else could have come there, press it to go on from another one.</p></div>"
 )
-
-log = logging.getLogger(__name__)
 
 
 def build(store: Store, shared: Shared) -> None:
@@ -75,8 +70,9 @@ def build(store: Store, shared: Shared) -> None:
             view = gr.HTML(
                 value=None,
                 html_template=TEMPLATE,
-                js_on_load="SabLens.mountConversation({element, props, watch});",
-                head=script_tags("conversation.js"),
+                js_on_load="SabLens.mountConversation({element, props, watch, "
+                "branch: (data) => trigger('branch', data)});",
+                head=script_tags("candidates.js", "conversation.js"),
                 apply_default_css=False,
                 elem_id="conversation",
                 questions=[],
@@ -92,7 +88,7 @@ def build(store: Store, shared: Shared) -> None:
                     placeholder="Ask about the picture, or anything without one",
                     lines=1,
                     max_lines=6,
-                    max_length=2000,
+                    max_length=LONGEST_PROMPT,
                     container=False,
                     scale=8,
                     min_width=180,
@@ -105,75 +101,114 @@ def build(store: Store, shared: Shared) -> None:
                     "Stop (Esc)", variant="stop", size="sm", min_width=100, interactive=False, elem_id="chat-stop"
                 )
                 again = gr.Button("Regenerate", size="sm", min_width=100, interactive=False, elem_id="chat-again")
-                clear = gr.Button("Clear", size="sm", min_width=100, elem_id="chat-clear")
-            with gr.Accordion("How they answer", open=False, elem_id="chat-settings"), gr.Row():
-                length = gr.Slider(8, 256, value=64, step=8, label="Longest answer, tokens", elem_id="chat-length")
-                temperature = gr.Slider(
-                    0.0, 1.5, value=0.0, step=0.1, label="Temperature", info="0: always the likeliest token"
+                edit = gr.Button("Edit question", size="sm", min_width=100, interactive=False, elem_id="chat-edit")
+                clear = gr.Button("Clear", size="sm", min_width=80, elem_id="chat-clear")
+                as_data = gr.Button("JSON", size="sm", min_width=70, interactive=False, elem_id="chat-json")
+                as_text = gr.Button("Markdown", size="sm", min_width=90, interactive=False, elem_id="chat-markdown")
+            panel = differ.panel("differ")
+            with gr.Accordion("How they answer", open=False, elem_id="chat-settings"):
+                system = gr.Textbox(
+                    value="",
+                    label="System prompt",
+                    info="stands before the conversation; the embedded model has never seen one in training",
+                    lines=1,
+                    max_lines=4,
+                    max_length=LONGEST_SYSTEM,
+                    elem_id="chat-system",
                 )
-                seed = gr.Number(value=0, precision=0, label="Seed", minimum=0, maximum=2**31 - 1)
+                with gr.Row():
+                    length = gr.Slider(8, 256, value=64, step=8, label="Longest answer, tokens", elem_id="chat-length")
+                    temperature = gr.Slider(
+                        0.0,
+                        1.5,
+                        value=0.0,
+                        step=0.1,
+                        label="Temperature",
+                        info="0: always the likeliest token",
+                        elem_id="chat-temperature",
+                    )
+                    seed = gr.Number(
+                        value=0, precision=0, label="Seed", minimum=0, maximum=2**31 - 1, elem_id="chat-seed"
+                    )
+    post = courier("chat-post")
 
     key = memory("conversation", tab=True)
     followed = gr.State("")
-    asked = [left, right, length, temperature, seed]
+    asked = [left, right, length, temperature, seed, system]
 
-    def choices(event: gr.EventData, followed: str) -> tuple[Any, Any, str]:
+    def choices(event: gr.EventData, followed: str, one: str, other: str) -> tuple[Any, Any, str]:
         """Both lists of models; the right side follows the run chosen in the header."""
-        selection = signalled(store, event)
-        names = [(FULL, ""), *model_names(store)]
-        if selection.run == followed:
-            return gr.Dropdown(choices=names), gr.Dropdown(choices=names), followed
-        return gr.Dropdown(choices=names), gr.Dropdown(choices=names, value=selection.run), selection.run
+        run = signalled(store, event).run
+        names = side_names(store, *{one or "", other or ""})
+        if run in (followed, one):
+            return gr.Dropdown(choices=names), gr.Dropdown(choices=names), run
+        return gr.Dropdown(choices=names), gr.Dropdown(choices=names, value=run), run
 
     def show(conversation: Conversation, message: str = "") -> dict[Any, Any]:
         """The outputs of an event that changed the questions."""
         sides: dict[str, Any] = {side: side_view(store, conversation, side) for side in SIDES}
+        asked_before = bool(conversation.turns)
+        resting = asked_before and not conversation.answering
         return {
             key: conversation.id,
             view: gr.HTML(questions=conversation.questions(), **sides),
             said: message,
             stop: gr.Button(interactive=conversation.answering),
-            send: gr.Button(interactive=not conversation.answering),
-            again: gr.Button(interactive=bool(conversation.turns) and not conversation.answering),
+            send: gr.Button("Send edited" if conversation.editing else "Send", interactive=not conversation.answering),
+            again: gr.Button(interactive=resting),
+            edit: gr.Button("Keep as it was" if conversation.editing else "Edit question", interactive=resting),
+            as_data: gr.Button(interactive=asked_before),
+            as_text: gr.Button(interactive=asked_before),
+            panel: differ.view(store, conversation),
         }
 
-    def begin(
-        identifier: str, drawn: object, text: object, one: str, other: str, most: float, heat: float, number: float
-    ) -> dict[Any, Any]:
+    def read(one: object, other: object, *settings: object) -> tuple[dict[str, str], Settings]:
+        return {"left": checked_side(store, one), "right": checked_side(store, other)}, checked_settings(*settings)
+
+    def begin(identifier: str, drawn: object, text: object, *asked: object) -> dict[Any, Any]:
         conversation = conversations.get(identifier)
         try:
-            runs = {"left": checked_run(store, one), "right": checked_run(store, other)}
-            settings = checked_settings(most, heat, number)
-            fresh = conversation.ask(text, picture_from_url(drawn), runs, settings, gate)
+            fresh = conversation.ask(text, picture_from_url(drawn), *read(*asked), gate)
         except SabError as error:
             return {key: conversation.id, said: str(error)}
         message = "A new picture: this is a new conversation." if fresh else ""
         return show(conversation, message) | {prompt: ""}
 
     def begin_example(
-        event: gr.EventData,
-        identifier: str,
-        drawn: object,
-        written: object,
-        one: str,
-        other: str,
-        most: float,
-        heat: float,
-        number: float,
+        event: gr.EventData, identifier: str, drawn: object, written: object, *asked: object
     ) -> dict[Any, Any]:
-        shown = begin(identifier, drawn, sent(event).get("text"), one, other, most, heat, number)
+        shown = begin(identifier, drawn, sent(event).get("text"), *asked)
         if not offered().suggested(str(written)):
             shown.pop(prompt, None)  # what the visitor has begun to write stays
         return shown
 
-    def repeat(identifier: str, one: str, other: str, most: float, heat: float, number: float) -> dict[Any, Any]:
+    def repeat(identifier: str, *asked: object) -> dict[Any, Any]:
         conversation = conversations.get(identifier)
         try:
-            runs = {"left": checked_run(store, one), "right": checked_run(store, other)}
-            conversation.again(runs, checked_settings(most, heat, number), gate)
+            conversation.again(*read(*asked), gate)
         except SabError as error:
             return {key: conversation.id, said: str(error)}
         return show(conversation)
+
+    def turn_off(event: gr.EventData, identifier: str) -> dict[Any, Any]:
+        """One side goes on from another token than its own."""
+        conversation, chosen = conversations.get(identifier), sent(event)
+        try:
+            conversation.branch(chosen.get("side"), chosen.get("place"), chosen.get("token"), gate)
+        except SabError as error:
+            return {key: conversation.id, said: str(error)}
+        return show(conversation)
+
+    def rewrite(identifier: str, written: object) -> dict[Any, Any]:
+        """The last question into the box, to be sent in its own place; pressed again, it stays as it was."""
+        conversation = conversations.get(identifier)
+        if not conversation.turns:
+            return {said: "There is no question yet to edit."}
+        last = conversation.turns[-1].prompt
+        conversation.editing = not conversation.editing
+        if conversation.editing:
+            return show(conversation) | {prompt: last}
+        return show(conversation) | ({prompt: ""} if written == last else {})
 
     def forget(identifier: str) -> dict[Any, Any]:
         conversation = conversations.get(identifier)
@@ -187,15 +222,22 @@ def build(store: Store, shared: Shared) -> None:
         conversations.get(identifier).stop.set()
 
     def heads(identifier: str, one: str, other: str) -> Any:
-        """Before the first question: who will answer on each side."""
-        if conversations.get(identifier).turns:
-            return gr.skip()
+        """Who will answer on each side, before the first question; and get the models into memory by then."""
         try:
-            named = {"left": checked_run(store, one), "right": checked_run(store, other)}
-            changed: dict[str, Any] = {side: model_head(store, run) | {"turns": []} for side, run in named.items()}
+            named = {"left": checked_side(store, one), "right": checked_side(store, other)}
         except SabError:
             return gr.skip()
+        prepare(store, *named.values())
+        if conversations.get(identifier).turns:
+            return gr.skip()
+        changed: dict[str, Any] = {side: side_head(store, name) | {"turns": []} for side, name in named.items()}
         return gr.HTML(**changed)
+
+    def save_data(identifier: str) -> dict[str, Any]:
+        return parcel(as_json(store, conversations.get(identifier)), "sab-lens-chat.json", "application/json")
+
+    def save_text(identifier: str) -> dict[str, Any]:
+        return parcel(as_markdown(store, conversations.get(identifier)), "sab-lens-chat.md", "text/markdown")
 
     def on_canvas(event: gr.EventData, written: object) -> tuple[Any, Any]:
         """Questions that fit what lies on the canvas; the first replaces a suggestion, never a visitor's own words."""
@@ -229,38 +271,57 @@ def build(store: Store, shared: Shared) -> None:
         yield show(conversation)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    changed = [key, view, said, stop, send, again]
-    for event in (
-        send.click(begin, [key, picture, prompt, *asked], [*changed, prompt], queue=False, **quiet),
-        prompt.submit(begin, [key, picture, prompt, *asked], [*changed, prompt], queue=False, **quiet),
-        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, prompt], queue=False, **quiet),
-        again.click(repeat, [key, *asked], changed, queue=False, **quiet),
-    ):
-        streams = [
+    at_once: dict[str, Any] = {**quiet, "queue": False}
+    changed = [key, view, said, stop, send, again, edit, as_data, as_text, panel]
+
+    def then_answer(event: Any) -> None:
+        """Both sides start at once and stream at their own pace."""
+        for side in SIDES:
             event.then(
                 answering(store, conversations, gate, side),
                 key,
                 view,
                 concurrency_id="chat",
-                concurrency_limit=40,
+                concurrency_limit=60,
                 **quiet,
-            )
-            for side in SIDES
-        ]
-        for stream in streams:
-            stream.then(finish, key, changed, queue=False, **quiet)
-    stop.click(halt, key, None, queue=False, **quiet)
-    clear.click(forget, key, changed, queue=False, **quiet)
-    picture.sample(on_canvas, prompt, [prompt, tried], queue=False, **quiet)
-    selection_signal("chat").select(choices, followed, [left, right, followed], queue=False, **quiet).then(
-        heads, [key, left, right], view, queue=False, **quiet
+            ).then(finish, key, changed, **at_once)
+
+    for event in (
+        send.click(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
+        prompt.submit(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
+        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
+        again.click(repeat, [key, *asked], changed, **at_once),
+        view.branch(turn_off, key, changed, **at_once),
+    ):
+        then_answer(event)
+    differ.connect(store, conversations, gate, panel, key)
+    stop.click(halt, key, None, **at_once)
+    edit.click(rewrite, [key, prompt], [*changed, prompt], **at_once)
+    clear.click(forget, key, changed, **at_once)
+    as_data.click(save_data, key, post, **at_once)
+    as_text.click(save_text, key, post, **at_once)
+    picture.sample(on_canvas, prompt, [prompt, tried], **at_once)
+    selection_signal("chat").select(choices, [followed, left, right], [left, right, followed], **at_once).then(
+        heads, [key, left, right], view, **at_once
     )
     for choice in (left, right):
-        choice.change(heads, [key, left, right], view, queue=False, **quiet)
-    when_opened(fn=opened, outputs=[picture, prompt, tried], queue=False, **quiet)
-    key.select(restore, key, [*changed, picture, prompt], queue=False, **quiet).then(
+        choice.change(heads, [key, left, right], view, **at_once)
+    when_opened(fn=opened, outputs=[picture, prompt, tried], **at_once)
+    key.select(restore, key, [*changed, picture, prompt], **at_once).then(
         watch, key, changed, concurrency_limit=None, **quiet
     )
+
+
+def prepare(store: Store, *sides: str) -> None:
+    """Build the models of these sides in the background, so that the first question need not wait for them."""
+
+    def build() -> None:
+        for side in sides:
+            with suppress(SabError):  # it is said where the model is asked for
+                model_of(store, side)
+
+    if store.loaded and any(runs_of(store, side) for side in sides):
+        threading.Thread(target=build, name="prepare-sides", daemon=True).start()
 
 
 def sent(event: gr.EventData) -> dict[str, Any]:
@@ -276,135 +337,22 @@ def fitting(found: Samples, canvas: dict[str, Any]) -> tuple[str, ...]:
     return found.without if canvas.get("kind") == "none" else found.about_any
 
 
-def answering(store: Store, conversations: Conversations, gate: Gate, side: str) -> Callable[[str], Iterator[Any]]:
-    """The generator that answers the last question on one side."""
-
-    def answer(identifier: str) -> Iterator[Any]:
-        conversation = conversations.get(identifier)
-        turn = conversation.claim(side)
-        if turn is None:
-            yield gr.skip()
-            return
-        reply = turn.replies[side]
-
-        def drawn() -> Any:
-            changed: dict[str, Any] = {f"{side}_news": conversation.news(side) if conversation.turns else None}
-            return gr.HTML(**changed)
-
-        inside = False
-        try:
-            while not inside and not conversation.stop.is_set():
-                ahead = gate.ahead(turn.ticket)
-                inside = ahead == 0
-                if not inside:
-                    reply.message = f"Waiting: {ahead} {'question' if ahead == 1 else 'questions'} before yours."
-                    yield drawn()
-                    time.sleep(0.25)
-            if inside:
-                reply.state, reply.message = LOADING, "" if store.loaded else "Loading the model…"
-                yield drawn()
-                for _ in written(store, conversation, turn, side):
-                    yield drawn()
-            else:
-                reply.state, reply.message = STOPPED, "Stopped."
-        except SabError as error:
-            reply.state, reply.message = FAILED, str(error)
-        except GeneratorExit:  # the visitor has gone: nobody reads the other side either
-            conversation.stop.set()
-            reply.message = LEFT_EARLY
-            raise
-        except Exception:
-            log.exception("answering on the %s side", side)
-            reply.state = FAILED
-            reply.message = (
-                "This answer failed inside the app; the conversation is kept. Press Regenerate to try again."
-            )
-        finally:
-            if reply.state in (WAITING, LOADING, WRITING):
-                reply.state = STOPPED
-            if inside:
-                gate.leave(turn.ticket)
-        yield drawn()
-
-    return answer
-
-
-def written(store: Store, conversation: Conversation, turn: Turn, side: str) -> Iterator[None]:
-    """Fill the reply of one side; yields whenever it is time to draw again."""
-    from sab import chat
-
-    reply = turn.replies[side]
-    lvlm = store.binarized(reply.run) if reply.run else store.lvlm
-    reply.state, reply.message = WRITING, ""
-    shown = 0.0
-    for event in chat.stream(
-        lvlm,
-        conversation.messages(side, turn),
-        conversation.picture,
-        max_new_tokens=turn.settings.max_new_tokens,
-        temperature=turn.settings.temperature,
-        seed=turn.settings.seed + turn.attempt,
-        stop=conversation.stop,
-    ):
-        reply.events.append(event)
-        reply.ended = event.token_id in lvlm.end_tokens
-        now = time.monotonic()
-        if now - shown >= PAUSE:
-            shown = now
-            yield
-    if reply.ended:
-        reply.state = DONE
-    elif conversation.stop.is_set():
-        reply.state, reply.message = STOPPED, "Stopped."
-    else:
-        reply.state, reply.message = DONE, f"Cut at {turn.settings.max_new_tokens} tokens."
-
-
 def side_view(store: Store, conversation: Conversation, side: str) -> dict[str, Any]:
     """Everything the page shows of one side: who answers, its weights, its answers."""
     run = conversation.turns[-1].replies[side].run if conversation.turns else None
-    head = model_head(store, run) if run is not None else {"name": "", "tags": [], "facts": []}
+    head = side_head(store, run) if run is not None else {"name": "", "tags": [], "facts": []}
     return head | {"turns": conversation.answers(side)}
 
 
-def model_head(store: Store, run_id: str) -> dict[str, Any]:
-    """Name, tags and weight memory of one side. `simulated`: binarized weights are held dequantized."""
-    held = f"{weight_bytes(store) / 1e6:.1f} MB" if store.loaded else ""
-    if not run_id:
-        return {"name": FULL, "tags": [], "facts": [["weights in memory", held]] if held else []}
-    run = store.run(run_id)
-    tags = [f"{run.bits_all_in:.2f} bits all-in", f"{run.bits_nominal:.2f} nominal", "simulated"]
-    facts = [["weights in memory", f"{held}, dequantized"]] if held else []
-    return {"name": run.name, "tags": tags, "facts": [*facts, ["packed linears", f"{run.bytes / 1e6:.2f} MB"]]}
-
-
-def model_names(store: Store) -> list[tuple[str, str]]:
-    """Name and id of every run; runs of one name are told apart by their id."""
-    runs = store.runs()
-    names = [run.name for run in runs]
-    return [(run.name if names.count(run.name) == 1 else f"{run.name} · {run.id}", run.id) for run in runs]
-
-
-def weight_bytes(store: Store) -> int:
-    """Bytes of all parameters of the model in memory; a simulated run takes as many."""
-    return sum(each.numel() * each.element_size() for each in store.lvlm.model.parameters())
-
-
-def checked_run(store: Store, run_id: object) -> str:
-    """A run id that exists, or "" for full precision. Raises SabError for anything else."""
-    if run_id in ("", None):
-        return ""
-    if not isinstance(run_id, str):
-        raise SabError("Choose a model for each side from its list.")
-    return store.run(run_id).id
-
-
-def checked_settings(most: object, heat: object, number: object) -> Settings:
-    """Settings as numbers of the right kind; their ranges are checked where they are used."""
+def checked_settings(most: object, heat: object, number: object, system: object = "") -> Settings:
+    """Settings as values of the right kind; their ranges are checked where they are used."""
     if isinstance(most, bool) or not isinstance(most, (int, float)) or not 1 <= most <= 512:
         raise SabError("The longest answer must lie between 1 and 512 tokens.")
     if isinstance(heat, bool) or not isinstance(heat, (int, float)) or not 0 <= heat <= 5:
         raise SabError("The temperature must lie between 0 and 5.")
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**31:
         raise SabError("The seed must be a whole number between 0 and 2147483647.")
-    return Settings(int(most), float(heat), int(number))
+    system = "" if system is None else system
+    if not isinstance(system, str) or len(system) > LONGEST_SYSTEM:
+        raise SabError(f"The system prompt must be a text of at most {LONGEST_SYSTEM} characters.")
+    return Settings(int(most), float(heat), int(number), system.strip())

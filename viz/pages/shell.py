@@ -87,6 +87,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "max_file_size": "10mb",
         "state_session_capacity": 200,
+        "max_threads": 128,  # who waits in the chat's line holds two, and nobody else may wait for that
         "ssr_mode": False,
         "share": False,
         "enable_monitoring": False,

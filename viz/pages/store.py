@@ -267,16 +267,18 @@ class Store:
                     return run
         raise SabError(f"There is no run “{run_id}” here: choose one from the list at the top.")
 
-    def binarized(self, run_id: str) -> LVLM:
-        """The model with the run's dequantized weights in place; at most two are kept."""
-        run = self.run(run_id)
+    def binarized(self, *run_ids: str) -> LVLM:
+        """The model with the runs' dequantized weights in place, of later ones over those of earlier ones; at most two
+        such models are kept."""
+        found = [self.run(run_id) for run_id in run_ids]
 
         def build() -> LVLM:
             simulated = self.lvlm.copy()
-            run.apply(simulated)
+            for run in found:
+                run.apply(simulated)
             return simulated
 
-        return self._binarized.get(version(run), build)
+        return self._binarized.get(tuple(map(version, found)), build)
 
     def significance(
         self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input"
