@@ -490,16 +490,9 @@ def _map_recipe(options: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def _map_conditions(lvlm: LVLM, recipe: Recipe) -> dict[str, Any]:
-    """What figures about maps depend on, for JSON."""
-    names = ("sensitivity", "split", "samples", "seed", "damping", "thresholds")
-    stored = recipe.to_json()
-    model = {"model": recipe.model or "embedded", "fingerprint": lvlm.fingerprint}
-    return model | {name: stored[name] for name in names}
-
-
 def _controls(options: argparse.Namespace) -> dict[str, Any]:
-    from sab import calibration, models, runs
+    from sab import calibration, models
+    from sab.control_files import StoredControls
     from sab.controls import controls
 
     recipe = _map_recipe(options)
@@ -509,7 +502,8 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
     progress = Progress()
     calibrations = [calibration.embedded(recipe.samples, recipe.seed + step) for step in range(options.seeds)]
     found = controls(lvlm, calibrations, recipe.sensitivity, recipe.split, recipe.thresholds, recipe.damping, progress)
-    result = {**_map_conditions(lvlm, recipe), **found.summary()}
+    stored = StoredControls.of(found, recipe.map_conditions(lvlm.fingerprint))
+    result = dict(stored.figures)
     progress.say(
         f"Unimodal share of the salient weights ({recipe.sensitivity} sensitivity); null and matched at "
         f"{min(found.tokens_half)} tokens a side; rho > {recipe.thresholds.sparsity_thr:g} is a ratio of "
@@ -535,7 +529,7 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
             + f"   {ranges} {row.signal:6.2f}   {kept}"
         )
     if options.out is not None:
-        runs.write_json(options.out, result)
+        stored.write(options.out)
     return result
 
 
@@ -589,7 +583,11 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
         )
     for share, difference in found.tolerance.items():
         progress.say(f"{100 * share:5.2f} %  the sets differ in the sum of squares by {100 * difference:.2f} % at most")
-    conditions = {**_map_conditions(lvlm, recipe), "suite": options.suite, "questions": len(asked)}
+    conditions = {
+        **recipe.map_conditions(lvlm.fingerprint),
+        "suite": options.suite,
+        "questions": len(asked),
+    }
     result = {**conditions, **found.summary()}
     if options.out is not None:
         runs.write_json(options.out, result)

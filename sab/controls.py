@@ -221,10 +221,12 @@ class Controls:
     """Controls of every decoder linear, in forward order.
 
     Tokens by seed: `tokens_language` and `tokens_vision` made the full maps, `tokens_half` each side of the
-    matched and the null comparisons.
+    matched and the null comparisons. `halves`: sensitivities of the first seed's language A, language B, vision A
+    and vision B, from which the nulls can be drawn under any thresholds.
     """
 
     linears: dict[str, LinearControls]
+    halves: dict[str, tuple[Tensor, ...]]
     sensitivity: str
     thresholds: Thresholds
     tokens_language: list[int]
@@ -271,6 +273,7 @@ def controls(
     weights = {name: linear.weight.detach() for name, linear in lvlm.decoder_linears.items()}
     full: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in weights}
     contrasts: dict[str, list[list[Contrast]]] = {name: [] for name in weights}
+    halved: dict[str, tuple[Tensor, ...]] = {}
     tokens: list[tuple[int, int, int]] = []
     for seed, samples in enumerate(calibrations):
 
@@ -284,6 +287,7 @@ def controls(
         for name, weight in weights.items():
             language, vision, language_a, language_b, vision_a, vision_b = found[name]
             full[name].append((language, vision))
+            halved.setdefault(name, found[name][2:])
             pairs = [
                 (language, vision),
                 (language_a, vision_a),
@@ -312,7 +316,7 @@ def controls(
         )
     tell("controls", 1.0)
     language_counts, vision_counts, half_counts = (list(counts) for counts in zip(*tokens, strict=True))
-    return Controls(linears, sensitivity, thresholds, language_counts, vision_counts, half_counts)
+    return Controls(linears, halved, sensitivity, thresholds, language_counts, vision_counts, half_counts)
 
 
 def halves(batches: Sequence[Batch], seed: int = 0) -> tuple[list[tuple[Tensor, Tensor, Tensor, Tensor]], int]:

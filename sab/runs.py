@@ -150,6 +150,13 @@ class Recipe:
         values = asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    def map_conditions(self, fingerprint: str) -> dict[str, Any]:
+        """What figures about the maps of a model depend on, for JSON."""
+        names = ("sensitivity", "split", "samples", "seed", "damping", "thresholds")
+        stored = self.to_json()
+        model = {"model": self.model or "embedded", "fingerprint": fingerprint}
+        return model | {name: stored[name] for name in names}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_json`. Raises SabError for unknown fields and invalid values."""
