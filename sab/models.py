@@ -55,6 +55,20 @@ class LinearInfo:
     kind: str
 
 
+@dataclass(frozen=True)
+class Units:
+    """What the lines of a weight belong to: `name` of the unit and `size`, consecutive lines to one of it. Attention
+    heads share `size` rows of q, k and v and columns of o; a neuron is one row of gate and up, one column of down."""
+
+    axis: str  # "rows" or "columns"
+    name: str
+    size: int
+
+
+HEAD_KINDS = {"q_proj": "rows", "k_proj": "rows", "v_proj": "rows", "o_proj": "columns"}
+NEURON_KINDS = {"gate_proj": "rows", "up_proj": "rows", "fc1": "rows", "down_proj": "columns", "fc2": "columns"}
+
+
 @dataclass
 class LVLM:
     """A loaded model: `model` and `processor` as transformers made them, and the names the pipeline uses.
@@ -110,6 +124,19 @@ class LVLM:
     def context_length(self) -> int | None:
         """Tokens the decoder was made for, where its configuration says so."""
         return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def units(self, name: str) -> Units | None:
+        """The heads or neurons of a linear; None where it has neither, or they cannot be told from its shape."""
+        kind, part = self.info[name].kind, self.info[name].part
+        if kind in NEURON_KINDS:
+            return Units(NEURON_KINDS[kind], "neuron", 1)
+        if kind not in HEAD_KINDS or part != "decoder":
+            return None
+        config = self.model.config.get_text_config(decoder=True)
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        axis = HEAD_KINDS[kind]
+        lines = self.linears[name].weight.shape[0 if axis == "rows" else 1]
+        return Units(axis, "head", size) if lines % size == 0 else None
 
     def copy(self) -> LVLM:
         """An independent copy whose weights may be replaced; the processor is shared."""

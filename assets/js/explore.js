@@ -8,6 +8,8 @@
   const lens = window.SabLens;
   const { make } = lens;
   const { Heatmaps, VIEWS, ratioOf, decodeBase64 } = window.SabHeatmaps;
+  const Bins = window.SabBins, Marginals = window.SabMarginals, History = window.SabHistory;
+  const { Density } = window.SabDensities;
 
   const CLASSES = ["neither", "language-only", "vision-only", "cross-modal"];
   const COLOURS = ["neither", "language", "vision", "cross"];
@@ -37,94 +39,7 @@
     },
   };
   const FIRST_VIEWS = ["language", "vision", "cross", "partition", "sparsity", "weighting"];
-
-  /** The binned plane of both significances: cuts, class counts and r for any thresholds, without the server. */
-  class Bins {
-    constructor({ counts, first, size, side }, code) {
-      const all = decodeBase64(counts, Uint32Array);
-      Object.assign(this, { first, size, side, code });
-      this.language = new Float64Array(side);
-      this.vision = new Float64Array(side);
-      const filled = [];
-      for (let i = 0; i < all.length; i++) {
-        if (!all[i]) continue;
-        filled.push(i);
-        this.vision[Math.floor(i / side)] += all[i];
-        this.language[i % side] += all[i];
-      }
-      this.total = this.language.reduce((sum, count) => sum + count, 0);
-      this.mass = Float64Array.from(filled, (i) => all[i]);
-      this.row = Uint16Array.from(filled, (i) => Math.floor(i / side));
-      this.column = Uint16Array.from(filled, (i) => i % side);
-      const centre = Float64Array.from({ length: side }, (_, bin) => (bin ? this.value(bin + 0.5) : 0));
-      // Within one bin the two differ by a third of its width on average.
-      const within = (2 ** (size * code.step) - 1) / 3;
-      this.apart = Float64Array.from(filled, (_, k) => {
-        const language = centre[this.column[k]], vision = centre[this.row[k]];
-        return Math.log2(Math.max(Math.abs(language - vision), within * Math.max(language, vision), 2 ** -40));
-      });
-      this.sum = Float64Array.from(filled, (_, k) => centre[this.column[k]] + centre[this.row[k]]);
-      this.whole = 2 * this.total; // both significances have mean 1
-    }
-
-    /** Significance at a place counted in bins. */
-    value(place) { return 2 ** (this.code.low + (this.first + place * this.size - 1.5) * this.code.step); }
-
-    /** Place from which the top `share` lies. */
-    cut(marginal, share) {
-      const wanted = Math.max(1, Math.round(share * this.total));
-      let above = 0;
-      for (let bin = this.side - 1; bin > 0; bin--) {
-        if (above + marginal[bin] >= wanted) return bin + 1 - (wanted - above) / marginal[bin];
-        above += marginal[bin];
-      }
-      return 1;
-    }
-
-    classes({ salient_top_p: share, diff_quantile: quantile, sparsity_thr: sparsity }) {
-      const { mass, row, column, apart, side } = this;
-      const places = [this.cut(this.language, share), this.cut(this.vision, share)];
-      const part = places.map((place) => Float64Array.from({ length: side }, (_, bin) => Math.min(1, Math.max(0, bin + 1 - place))));
-      const salient = new Float64Array(mass.length);
-      const steps = 2048, perOctave = 32;
-      const spread = new Float64Array(steps);
-      const slot = (log2) => Math.min(steps - 1, Math.max(0, Math.floor((log2 + 40) * perOctave)));
-      let all = 0;
-      for (let k = 0; k < mass.length; k++) {
-        const share = 1 - (1 - part[0][column[k]]) * (1 - part[1][row[k]]);
-        if (!share) continue;
-        salient[k] = mass[k] * share;
-        all += salient[k];
-        spread[slot(apart[k])] += salient[k];
-      }
-      let below = 0, at = 0;
-      const wanted = quantile * all;
-      while (at < steps - 1 && below + spread[at] < wanted) below += spread[at++];
-      const difference = quantile <= 0 ? -40 : (at + (spread[at] ? (wanted - below) / spread[at] : 0)) / perOctave - 40;
-      const ratio = Math.log2(ratioOf(sparsity)) / this.code.step / this.size; // in bins
-      const width = this.size * this.code.step;
-      const counts = [this.total - all, 0, 0, 0];
-      let carried = 0;
-      for (let k = 0; k < mass.length; k++) {
-        if (!salient[k]) continue;
-        const gap = Math.abs(column[k] - row[k]);
-        // Two places spread evenly over their bins: their gap has a triangular distribution.
-        const over = ratio - gap;
-        let apartEnough = over <= -1 ? 1 : over >= 1 ? 0 : over < 0 ? 1 - (1 + over) ** 2 / 2 : (1 - over) ** 2 / 2;
-        if (gap === 0) apartEnough = ratio >= 1 ? 0 : (1 - ratio) ** 2;
-        const unimodal = salient[k] * Math.min(apartEnough, Math.min(1, Math.max(0, (apart[k] - difference) / width + 0.5)));
-        if (gap === 0) { counts[1] += unimodal / 2; counts[2] += unimodal / 2; }
-        else counts[column[k] > row[k] ? 1 : 2] += unimodal;
-        counts[3] += salient[k] - unimodal;
-        carried += unimodal * this.sum[k];
-      }
-      return {
-        boundaries: { language: this.value(places[0]), vision: this.value(places[1]), difference: 2 ** difference, ratio: ratioOf(sparsity) },
-        counts,
-        unimodal_ratio: this.whole ? Math.min(1, carried / this.whole) : 0,
-      };
-    }
-  }
+  const FRAMES = 600; // of which times are kept
 
   lens.mountExplore = ({ element, server }) => lens.whenReady.then(() => new Explore(element, server));
 
@@ -134,13 +49,17 @@
       this.root = element.querySelector(".sab-explore");
       this.layerNumber = 0;
       this.details = new Map();
+      this.frameTimes = []; // milliseconds of script in each frame of a drag
       this.build();
       lens.explore = this; // the browser tests and `sab bench ui` read times here
       lens.subscribe((state, changed) => this.changed(changed));
       lens.key(["["], "previous layer", () => this.step(-1), "explore");
       lens.key(["]"], "next layer", () => this.step(1), "explore");
       lens.key(["ArrowLeft", "ArrowRight"], "same layer, other block", (event) => this.stepBlock(event.key === "ArrowLeft" ? -1 : 1), "explore");
-      lens.key(["Escape"], "release the pinned weight", () => { this.maps.pinned = null; this.maps.hover(null); }, "explore");
+      lens.key(["Escape"], "let the kept weight go", () => { this.maps.pin(null); this.maps.hover(null); lens.update({ pinned: "" }); }, "explore");
+      lens.key(["Ctrl+z"], "undo", () => this.undo(-1), "explore");
+      lens.key(["Ctrl+Z", "Ctrl+y"], "redo", () => this.undo(1), "explore");
+      this.history.record(lens.state);
       this.showOverview();
       this.openLayer({});
     }
@@ -200,16 +119,21 @@
       this.bar = make("div", { class: "sab-bar", "aria-hidden": "true" }, ...[1, 2, 3].map((code) => make("i", { style: `background: var(--sab-${COLOURS[code]})` })));
       this.ratioText = make("p", { class: "sab-note" });
       this.exactness = make("span", { class: "sab-exactness" });
+      this.undoButton = make("button", { type: "button", class: "sab-icon", "aria-label": "Undo", title: "Undo (Ctrl Z)", disabled: true, onclick: () => this.undo(-1) }, "↶");
+      this.redoButton = make("button", { type: "button", class: "sab-icon", "aria-label": "Redo", title: "Redo (Ctrl ⇧ Z)", disabled: true, onclick: () => this.undo(1) }, "↷");
+      this.history = new History(() => { this.undoButton.disabled = !this.history.can(-1); this.redoButton.disabled = !this.history.can(1); });
       const side = make("aside", { class: "sab-side" },
         make("div", { class: "sab-side-block" },
-          make("header", {}, make("h3", {}, "Thresholds"), make("button", { type: "button", class: "sab-text-button", onclick: () => this.choose(this.recipe || PRESETS.Paper) }, "Reset")),
+          make("header", {}, make("h3", {}, "Thresholds"), make("span", { class: "sab-undo" }, this.undoButton, this.redoButton,
+            make("button", { type: "button", class: "sab-text-button", title: "Back to the thresholds of this run", onclick: () => this.choose(this.recipe || PRESETS.Paper) }, "Reset"))),
           ...sliders, this.presets,
           make("button", { type: "button", class: "sab-button", title: "Open the Binarize tab with these thresholds", onclick: () => lens.update({ tab: "binarize" }, { push: true }) }, "Rerun binarization…")),
         make("div", { class: "sab-side-block" },
           make("header", {}, make("h3", {}, "Weights by class"), this.exactness),
           this.bar,
           make("table", { class: "sab-classes" }, make("tbody", {}, ...this.classRows.map(({ row }) => row))),
-          this.ratioText),
+          this.ratioText,
+          this.chance = make("p", { class: "sab-note sab-chance" })),
         make("div", { class: "sab-side-block" },
           make("h3", {}, "How to read this"),
           this.meaning = make("p", { class: "sab-note" }),
@@ -228,15 +152,29 @@
           this.exporter("maps", "maps")));
       this.layerProblem = make("div", { hidden: true });
 
-      this.density = make("div", { class: "sab-plot sab-density sab-loading" });
-      const densityCard = make("section", { class: "sab-card" },
-        make("header", {}, make("h2", {}, "Both significances of every weight"), this.exporter("density", "density")),
-        this.density,
-        make("p", { class: "sab-note" },
-          make("i", { class: "sab-line", style: "background: var(--sab-language)" }), "salient for language from here ",
-          make("i", { class: "sab-line", style: "background: var(--sab-vision)" }), "salient for vision ",
-          make("i", { class: "sab-line", style: "background: var(--sab-cross)" }), "ρ threshold ",
-          make("i", { class: "sab-line", style: "background: var(--sab-muted)" }), "difference"));
+      this.marginals = new Marginals({
+        hover: (axis, index) => this.maps.markLine({ axis, index }),
+        open: (axis, from, to) => this.openLines(axis, from, to),
+      });
+      const stripCard = make("section", { class: "sab-strip-card" },
+        make("header", {}, make("h3", {}, "Rows and columns"),
+          make("span", { class: "sab-note" }, "Lines: mean S̄ of both modalities. Bars: salient weights by class. Click to show a place in the maps."), this.exporter("lines", "lines")),
+        this.marginals.root);
+
+      const cuts = { drag: (name, value) => this.drag(name, value), release: () => this.letGo(), bins: () => this.bins, thresholds: () => lens.state };
+      const densityHost = make("div", { class: "sab-density-host" }), nullHost = make("div", { class: "sab-density-host" });
+      this.density = new Density({ host: densityHost, ...cuts });
+      this.nullDensity = new Density({ host: nullHost, ...cuts });
+      this.nullPanel = make("div", { class: "sab-null-panel" });
+      this.nullText = make("div", { class: "sab-null-text" });
+      const line = (colour, label) => make("span", {}, make("i", { class: "sab-line", style: `background: var(--sab-${colour})` }), label);
+      const densityCard = make("section", { class: "sab-card sab-densities" },
+        make("header", {}, make("h2", {}, "Is it more than chance?"), this.exporter("density", "density")),
+        this.nullText,
+        make("div", { class: "sab-density-pair" },
+          make("figure", {}, make("figcaption", {}, "Language against vision"), densityHost),
+          make("figure", {}, make("figcaption", {}, "The null: one half of a modality against its other half"), nullHost, this.nullPanel)),
+        make("p", { class: "sab-note sab-line-key" }, "Drag a line: ", line("language", "salient for language from here"), line("vision", "salient for vision"), line("cross", "ρ threshold"), line("muted", "difference")));
       this.weightCard = make("section", { class: "sab-card sab-weight" },
         make("header", {}, make("h2", {}, "One weight")),
         this.weightLead = make("p", { class: "sab-note" }, "\u00a0"),
@@ -246,7 +184,7 @@
 
       this.layerBody = make("div", { class: "sab-layer-stack" },
         make("section", { class: "sab-card sab-layer", id: "sab-layer" }, head, this.notice, this.layerProblem,
-          make("div", { class: "sab-layer-body" }, side, make("div", { class: "sab-layer-main" }, tools, this.mapHost))),
+          make("div", { class: "sab-layer-body" }, side, make("div", { class: "sab-layer-main" }, tools, this.mapHost, stripCard))),
         make("div", { class: "sab-bottom" }, densityCard, this.weightCard));
       this.body = make("div", { class: "sab-explore-body" }, make("div", { class: "sab-top" }, gridCard, depthCard), this.layerBody);
       this.root.replaceChildren(this.problem, this.body);
@@ -262,10 +200,11 @@
           if (tile.error) { this.failLayer(tile.error); return null; }
           return tile;
         },
-        onHover: (cell, point) => this.hover(cell, point),
+        onHover: (cell, point) => { this.hover(cell, point); this.marginals.mark(point && cell && cell.pooling !== "mean" ? cell : null); },
         onView: (view, tile) => this.viewed(view, tile),
+        onPin: (cell) => lens.update({ pinned: cell && cell.pooling !== "mean" ? `${cell.weightRow},${cell.weightColumn}` : "" }),
       });
-      this.views = this.storedViews();
+      this.views = viewsOf(lens.state);
       this.drawChips();
       this.maps.show(this.views);
       this.drawSliders();
@@ -282,7 +221,8 @@
 
     exporter(what, file) {
       const entries = what === "maps"
-        ? { PNG: () => this.exportMaps(), "CSV (cells shown)": () => this.exportCells(), "JSON (this layer)": () => this.exportLayer() }
+        ? { PNG: () => this.exportMaps("png"), SVG: () => this.exportMaps("svg"), "CSV (cells shown)": () => this.exportCells(), "JSON (this layer)": () => this.exportLayer() }
+        : what === "lines" ? { PNG: () => this.exportLines("png"), SVG: () => this.exportLines("svg"), CSV: () => this.exportLines("csv") }
         : { PNG: () => this.exportPlot(what, file, "png"), SVG: () => this.exportPlot(what, file, "svg"), JSON: () => this.exportPlot(what, file, "json") };
       const details = make("details", { class: "sab-export" }, make("summary", { title: "Export" }, "Export"),
         make("div", {}, ...Object.entries(entries).map(([label, run]) =>
@@ -310,11 +250,26 @@
       this.kind.draw();
       this.pooling.draw();
       if (any("theme") && this.dark !== lens.dark) { this.dark = lens.dark; this.maps.recolour(); this.showOverview(); this.openLayer({ keepMaps: true }); return; }
+      if (any("linear") && !any("window", "pinned") && (lens.state.window || lens.state.pinned)) { // they belong to the layer before
+        lens.update({ window: "", pinned: "" }, { quiet: !this.history.steps.length });
+      }
+      if (!this.dragging) this.history.record(lens.state);
       if (any("run", "colour") || (any("runs") && !this.linears)) this.showOverview();
+      else if (any("kind", ...Object.keys(THRESHOLDS)) && !this.dragging) this.showProfile();
+      if (any("views")) this.showViews();
       if (any("run", "linear", "kind")) { this.details.clear(); this.openLayer({}); }
       else if (any("pooling")) this.maps.reload();
-      else if (any("salient_top_p", "diff_quantile", "sparsity_thr") && !this.dragging) { this.drawSliders(); this.preview(); this.settle(); }
+      else if (any(...Object.keys(THRESHOLDS)) && !this.dragging) { this.drawSliders(); this.preview(); this.settle(); }
+      if (any("window") && !any("linear") && lens.state.window !== this.windowText()) this.restoreWindow();
+      if (any("pinned") && !any("linear")) this.restorePin();
       if (any("linear") && this.grid.data) this.markCell();
+    }
+
+    /** A step back (-1) or forth (1) in what was chosen. */
+    undo(by) {
+      const step = this.history.step(by);
+      if (step) lens.update(step);
+      else lens.toast(by < 0 ? "Nothing to undo." : "Nothing to redo.");
     }
 
     async showOverview() {
@@ -348,28 +303,47 @@
       }
       this.quantity.value = lens.state.colour;
       const { recipe } = answer;
-      const cuts = `as the run saw them: ${recipe.sensitivity === "fisher" ? "Fisher" : "input-side"} sensitivity, top ${Number((100 * recipe.salient_top_p).toPrecision(2))}\u00a0%`;
-      const classes = ["vision", "language", "cross", "ratio"].includes(lens.state.colour);
-      this.quantityNote.textContent = `${capital(answer.quantities[lens.state.colour].reading)}${classes ? `, ${cuts}` : ""}. Click a cell to open its layer below.`;
-      this.depthNote.textContent = `Classes of the salient weights of each block, ${cuts}; r is the share of all significance that unimodal weights carry.`;
+      this.quantities = answer.quantities;
+      this.drawNotes(`as the run saw them: ${recipe.sensitivity === "fisher" ? "Fisher" : "input-side"} sensitivity, top ${Number((100 * recipe.salient_top_p).toPrecision(2))}\u00a0%`);
       this.drawTitle();
       this.grid.classList.remove("sab-loading");
       this.depth.classList.remove("sab-loading");
-      this.gridLayout = answer.grid.layout;
-      await Promise.all([
-        Plotly.react(this.grid, answer.grid.data, { ...answer.grid.layout, shapes: this.cellShapes(answer.grid) }, lens.plotlyOptions),
-        Plotly.react(this.depth, answer.depth.data, answer.depth.layout, lens.plotlyOptions),
-      ]);
-      this.gridData = answer.grid;
+      await this.drawOverview(Plotly, answer);
       if (!this.listening) {
         this.listening = true;
         this.grid.on("plotly_click", (event) => {
           const name = event.points[0].customdata;
           if (!name) return;
-          lens.update({ linear: name }, { push: true });
+          this.goTo(name);
           document.getElementById("sab-layer").scrollIntoView({ behavior: "smooth", block: "start" });
         });
       }
+    }
+
+    async drawOverview(Plotly, { grid, depth }) {
+      this.gridData = grid;
+      this.depthData = depth;
+      await Promise.all([
+        Plotly.react(this.grid, grid.data, { ...grid.layout, shapes: this.cellShapes(grid) }, lens.plotlyOptions),
+        Plotly.react(this.depth, depth.data, depth.layout, lens.plotlyOptions),
+      ]);
+      if (wantedOf(this) !== this.profiled) this.showProfile();
+    }
+
+    /** The same under the thresholds and the sensitivity chosen here, where the server can say it soon. */
+    async showProfile() {
+      if (!this.linears) return;
+      const wanted = (this.profiled = wantedOf(this));
+      const answer = await this.ask("profile");
+      if (wanted !== this.profiled || answer.error || !answer.grid || !window.Plotly || !lens.run()) return;
+      await this.drawOverview(window.Plotly, answer);
+      if (wanted === this.profiled) this.drawNotes(`under the thresholds below, ${lens.state.kind === "fisher" ? "Fisher" : "input-side"} sensitivity`);
+    }
+
+    drawNotes(cuts) {
+      const classes = ["vision", "language", "cross", "ratio"].includes(lens.state.colour);
+      this.quantityNote.textContent = `${capital(this.quantities[lens.state.colour].reading)}${classes ? `, ${cuts}` : ""}. Click a cell to open its layer below.`;
+      this.depthNote.textContent = `Classes of the salient weights of each block, ${cuts}; r is the share of all significance that unimodal weights carry, ρ how far a weight leans to one modality on average.`;
     }
 
     cellShapes(grid) {
@@ -391,15 +365,17 @@
       if (!this.linears) return;
       const at = this.linears.findIndex(({ name }) => name === lens.state.linear);
       const next = this.linears[at + by];
-      if (next) lens.update({ linear: next.name }, { push: true });
+      if (next) this.goTo(next.name);
       else lens.toast(by > 0 ? "This is the last layer." : "This is the first layer.");
     }
 
     stepBlock(by) {
       const here = this.linears?.find(({ name }) => name === lens.state.linear);
-      const next = here && this.linears.find(({ block, kind }) => kind === here.kind && block === here.block + by);
-      if (next) lens.update({ linear: next.name }, { push: true });
+      const next = here && this.linears.find(({ part, block, kind }) => part === here.part && kind === here.kind && block === here.block + by);
+      if (next) this.goTo(next.name);
     }
+
+    goTo(linear) { lens.update({ linear, window: "", pinned: "" }, { push: true }); }
 
     /* ---- one layer ---- */
 
@@ -417,8 +393,9 @@
       if (answer.error) { this.failLayer(answer.error); return; }
       this.layerBody.classList.remove("failed");
       this.layer = answer;
-      this.layer.columnRatio = decodeBase64(answer.column_ratio, Float32Array);
-      this.layer.rowRatio = decodeBase64(answer.row_ratio, Float32Array);
+      this.layer.rowMeans = decodeBase64(answer.rows, Float32Array);
+      this.layer.columnMeans = decodeBase64(answer.columns, Float32Array);
+      this.nullBins = null;
       this.bins = new Bins(answer.bins, answer.code);
       this.notice.hidden = !answer.switched_off;
       if (answer.switched_off) this.notice.replaceChildren(capital(answer.switched_off) + ".");
@@ -426,16 +403,33 @@
       this.drawSliders();
       this.drawNumbers(answer.exact, true);
       this.drawSource();
-      if (!keepMaps) await this.maps.open(answer, answer.exact.boundaries, this.integration(answer.exact));
+      this.marginals.show(this.layer);
+      this.density.draw(answer.density, answer.exact.boundaries);
+      if (!keepMaps) await this.maps.open(answer, answer.exact.boundaries, this.integration(answer.exact), viewOf(lens.state.window));
       else this.maps.recut(answer.exact.boundaries, this.integration(answer.exact));
       if (number !== this.layerNumber || !this.maps.base) return;
       this.lastOpen = performance.now() - started;
-      if (!keepMaps) this.showStrongest();
-      const Plotly = await lens.plotly().catch(() => null);
-      if (!Plotly || number !== this.layerNumber) return;
-      this.density.classList.remove("sab-loading");
-      this.densityLayout = answer.density.layout;
-      await Plotly.react(this.density, answer.density.data, answer.density.layout, lens.plotlyOptions);
+      if (!keepMaps && !this.restorePin()) this.showStrongest();
+      this.marginals.look(this.maps.view);
+      this.countLines();
+      this.showNull();
+    }
+
+    /** The exact classes of every row and column. */
+    async countLines() {
+      const number = this.layerNumber, asked = (this.linesAsked = {});
+      const found = await this.ask("lines");
+      if (number !== this.layerNumber || asked !== this.linesAsked || found.error) return;
+      this.marginals.showClasses(decodeBase64(found.rows, Uint32Array), decodeBase64(found.columns, Uint32Array));
+    }
+
+    /** Rows or columns [from, to) into view, all of the other side. */
+    openLines(axis, from, to) {
+      const [rows, columns] = this.layer.shape, margin = Math.max(2, 0.25 * (to - from));
+      this.maps.look(axis === "rows"
+        ? { top: from - margin, bottom: to + margin, left: this.maps.view.left, right: this.maps.view.right }
+        : { left: from - margin, right: to + margin, top: this.maps.view.top, bottom: this.maps.view.bottom });
+      if (this.maps.whole() && Math.max(rows, columns) > 64) lens.toast("The maps show it all already.");
     }
 
     /** What was measured on, and a warning where that is little. */
@@ -470,8 +464,8 @@
 
     drawTitle() {
       const here = this.linears?.find(({ name }) => name === lens.state.linear);
-      document.title = here ? `Block ${here.block} · ${here.kind} · SAB Lens` : "SAB Lens";
-      this.title.textContent = here ? `Block ${here.block} · ${here.kind}` : lens.state.linear;
+      document.title = here ? `${capital(here.title)} · ${here.kind} · SAB Lens` : "SAB Lens";
+      this.title.textContent = here ? `${capital(here.title)} · ${here.kind}` : lens.state.linear;
       const parts = here ? [`${here.shape[0]} outputs × ${here.shape[1]} inputs`] : [];
       const report = this.layer?.report;
       if (report && this.layer.shape[0] === here?.shape[0]) {
@@ -502,26 +496,45 @@
 
     drag(name, value) {
       this.dragging = true;
-      lens.update({ [name]: value }, { quiet: true });
-      this.drawSliders();
-      this.preview();
+      const [low, high] = lens.ranges[name];
+      this.dragged = { ...this.dragged, [name]: Math.min(high, Math.max(low, value)) };
+      if (this.dragFrame) return;
+      this.dragFrame = requestAnimationFrame(() => {
+        this.dragFrame = 0;
+        const start = performance.now();
+        this.takeDragged();
+        this.drawSliders();
+        this.preview();
+        this.frameTimes.push(performance.now() - start);
+        if (this.frameTimes.length > FRAMES) this.frameTimes.splice(0, FRAMES / 2);
+      });
+    }
+
+    takeDragged() {
+      if (this.dragged) lens.update(this.dragged, { quiet: true });
+      this.dragged = null;
     }
 
     /** Estimate everything from the bins, at once. */
     preview() {
       if (!this.bins || this.layer.switched_off) return;
-      const start = performance.now();
       const found = this.bins.classes(lens.state);
       this.maps.recut(found.boundaries, this.integration(found));
       this.drawNumbers(found, false);
       this.moveLines(found.boundaries);
-      this.lastPreview = performance.now() - start;
+      if (this.nullBins) this.drawChance(found.counts, unimodalOf(this.nullBins.classes(lens.state).counts), false);
     }
 
     letGo() {
+      cancelAnimationFrame(this.dragFrame);
+      this.dragFrame = 0;
+      this.takeDragged();
       this.dragging = false;
       lens.update({}, { push: true });
+      this.history.record(lens.state);
+      this.drawSliders();
       this.settle();
+      this.showProfile();
     }
 
     choose(values) {
@@ -539,9 +552,12 @@
       this.maps.recut(found.boundaries, { ratio: found.unimodal_ratio, meanSparsity: found.mean_sparsity });
       this.drawNumbers(found, true);
       this.moveLines(found.boundaries);
+      this.countLines();
+      this.showNull();
     }
 
     drawNumbers({ counts, unimodal_ratio: ratio }, exact) {
+      this.counted = counts;
       const total = counts.reduce((sum, count) => sum + count, 0) || 1;
       counts.forEach((count, code) => {
         this.classRows[code].count.textContent = Math.round(count).toLocaleString("en");
@@ -556,41 +572,18 @@
     }
 
     moveLines(boundaries) {
-      if (!this.densityLayout || !window.Plotly || !this.density.layout) return;
-      const [low, high] = this.densityLayout.xaxis.range;
-      const log = (value, otherwise) => (value > 0 && Number.isFinite(value) ? Math.log10(value) : otherwise);
-      const language = log(boundaries.language, high + 1), vision = log(boundaries.vision, high + 1);
-      const tilt = log(boundaries.ratio, high - low + 1);
-      const along = Array.from({ length: 80 }, (_, i) => low + ((high - low) * i) / 79);
-      const other = along.map((x) => Math.log10(10 ** x + Math.max(boundaries.difference ?? 0, 0)));
-      const points = {
-        "salient-language": [[language, language], [low, high]],
-        "salient-vision": [[low, high], [vision, vision]],
-        "ratio-above": [[low, high], [low + tilt, high + tilt]],
-        "ratio-below": [[low, high], [low - tilt, high - tilt]],
-        "difference-above": [along, other],
-        "difference-below": [other, along],
-      };
-      const shapes = this.densityLayout.shapes.map((shape) => {
-        const [x, y] = points[shape.name];
-        return { ...shape, path: "M" + x.map((value, i) => `${value.toFixed(4)},${y[i].toFixed(4)}`).join("L") };
-      });
-      this.densityShapes = shapes;
-      if (this.linesFrame) return;
-      this.linesFrame = requestAnimationFrame(() => {
-        this.linesFrame = 0;
-        window.Plotly.relayout(this.density, { shapes: this.densityShapes });
-      });
+      this.density.move(boundaries);
+      this.nullDensity.move(boundaries);
     }
 
     /* ---- maps ---- */
 
-    storedViews() {
-      try {
-        const stored = JSON.parse(localStorage.getItem("sab-views"));
-        if (Array.isArray(stored) && stored.length && stored.every((name) => VIEWS[name])) return stored;
-      } catch { /* private window or damaged */ }
-      return FIRST_VIEWS;
+    showViews() {
+      const views = viewsOf(lens.state);
+      if (views.join() === this.views.join()) return;
+      this.views = views;
+      this.drawChips();
+      this.maps.show(views);
     }
 
     drawChips() {
@@ -599,20 +592,45 @@
           type: "button", class: "sab-chip", title: about, "data-view": name, "aria-pressed": String(this.views.includes(name)),
           onclick: () => {
             const views = Object.keys(VIEWS).filter((other) => (other === name ? !this.views.includes(name) : this.views.includes(other)));
-            if (!views.length) return;
-            this.views = views;
-            try { localStorage.setItem("sab-views", JSON.stringify(views)); } catch { /* private window */ }
-            this.drawChips();
-            this.maps.show(views);
+            if (!views.length) { lens.toast("One map has to stay."); return; }
+            lens.update({ views: views.join() === FIRST_VIEWS.join() ? "" : views.join() });
           },
         }, title)));
     }
 
     viewed(view, tile) {
+      this.marginals.look(view);
+      clearTimeout(this.windowTimer);
+      this.windowTimer = setTimeout(() => {
+        if (this.layer && lens.state.window !== this.windowText()) lens.update({ window: this.windowText() });
+      }, 350);
       if (!tile) return;
       const rows = Math.ceil(view.bottom - view.top), columns = Math.ceil(view.right - view.left);
       const how = tile.factor === 1 ? "single weights" : `pooled ×${tile.factor}, ${lens.state.pooling === "max" ? "strongest weight" : "mean"} of each cell`;
       this.poolNote.textContent = `${rows} × ${columns} · ${how}`;
+    }
+
+    /** What the maps show, as the link has it. */
+    windowText() {
+      if (!this.maps.layer || this.maps.whole()) return "";
+      const { top, left, bottom, right } = this.maps.view;
+      return [top, left, bottom, right].map((edge) => String(Number(edge.toFixed(2)))).join();
+    }
+
+    restoreWindow() {
+      if (!this.maps.layer) return;
+      const view = viewOf(lens.state.window);
+      if (view) this.maps.look(view);
+      else this.maps.reset();
+    }
+
+    /** The weight that is kept, shown in its card; whether there is one. */
+    restorePin() {
+      if (!this.maps.base) return false;
+      const place = lens.state.pinned ? lens.state.pinned.split(",").map(Number) : null;
+      this.maps.pin(place);
+      if (this.maps.pinned) this.hover(this.maps.pinned, null);
+      return Boolean(this.maps.pinned);
     }
 
     /** The card about one weight is never empty: it begins with the layer's strongest. */
@@ -628,6 +646,9 @@
       const body = this.describe(cell);
       this.weightLead.textContent = this.maps.pinned ? "Kept: tap the cell again, or press Esc, to let go." : "Tap a cell to keep it here.";
       this.weightBody.replaceChildren(...body.map((node) => node.cloneNode(true)));
+      if (cell.pooling !== "mean" && (cell.factor > 1 || this.maps.view.bottom - this.maps.view.top > 64)) {
+        this.weightBody.append(make("button", { type: "button", class: "sab-button", onclick: () => this.focus(cell) }, "Zoom to this weight"));
+      }
       this.tip.hidden = !point;
       if (point) {
         this.tip.replaceChildren(...body);
@@ -649,8 +670,20 @@
       }, 70);
     }
 
+    focus(cell) {
+      this.maps.pin([cell.row, cell.column]);
+      this.maps.focus(cell.weightRow, cell.weightColumn);
+      lens.update({ pinned: `${cell.weightRow},${cell.weightColumn}` });
+      this.mapHost.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    }
+
+    /** log2 of vision over language significance of a whole row or column; ±40 where one of them is nothing. */
+    lean(means, line) {
+      const count = means.length / 2, [language, vision] = [means[line], means[count + line]];
+      return language || vision ? Math.max(-40, Math.min(40, Math.log2(vision) - Math.log2(language))) : 0;
+    }
+
     describe(cell) {
-      const { columnRatio, rowRatio } = this.layer;
       const mean = cell.pooling === "mean";
       const place = cell.factor === 1
         ? `row ${cell.row}, column ${cell.column}`
@@ -662,9 +695,7 @@
         terms.push(["W", signed(found.weight)]);
         if (found.binarized !== undefined) {
           terms.push(["Ŵ", signed(found.binarized)], ["W − Ŵ", signed(found.lost)]);
-          terms.push(found.integer ? ["code", String(found.code)]
-            : ["bit", `${found.code > 0 ? "+1" : "−1"}${found.two_bits ? " (first of 2)" : ""}`]);
-          if (!found.integer && !found.two_bits) terms.push(["scale", number(Math.abs(found.binarized))]);
+          terms.push(...found.stored.map(([term, value]) => [term, typeof value === "number" ? signed(value) : value]));
         }
       } else if (!mean) terms.push(["W", "…"]);
       const cause = (line, ratio) => (Math.abs(ratio) < 0.005 ? `${line}: both modalities alike`
@@ -672,8 +703,8 @@
       const causes = [];
       if (!mean) {
         const column = `column ${cell.weightColumn}`, row = `row ${cell.weightRow}`;
-        if (lens.state.kind === "input") causes.push(`Why: in ${cause(column, columnRatio[cell.weightColumn])}; the input decides it for the whole column.`);
-        else causes.push(`Summed over ${cause(row, rowRatio[cell.weightRow])}.`, `Summed over ${cause(column, columnRatio[cell.weightColumn])}.`);
+        if (lens.state.kind === "input") causes.push(`Why: in ${cause(column, this.lean(this.layer.columnMeans, cell.weightColumn))}; the input decides it for the whole column.`);
+        else causes.push(`Summed over ${cause(row, this.lean(this.layer.rowMeans, cell.weightRow))}.`, `Summed over ${cause(column, this.lean(this.layer.columnMeans, cell.weightColumn))}.`);
       }
       const notes = cell.factor > 1 ? [`${mean ? "Mean" : "Strongest"} of ${cell.factor} × ${cell.factor} weights.`] : [];
       return [
@@ -681,6 +712,68 @@
         make("dl", { class: "sab-tip-terms" }, ...terms.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value)))),
         ...[...causes, ...notes].map((text) => make("p", { class: "sab-note" }, text)),
       ];
+    }
+
+    /* ---- null and stability ---- */
+
+    async showNull(start = false) {
+      clearTimeout(this.nullTimer);
+      const number = this.layerNumber, asked = (this.nullAsked = {});
+      const found = await this.ask("null", start ? { start: true } : {});
+      if (number !== this.layerNumber || asked !== this.nullAsked || !this.layer) return;
+      const problem = found.error || (found.state === "failed" && found.message);
+      const drawn = Boolean(found.bins);
+      this.nullBins = drawn ? new Bins(found.bins, this.layer.code) : null;
+      this.nullDensity.host.hidden = !drawn;
+      this.nullPanel.hidden = drawn;
+      if (drawn) this.nullDensity.draw(found.density, this.density.boundaries);
+      else if (found.state === "running") {
+        this.nullPanel.replaceChildren(
+          make("p", {}, `Splitting the samples and mapping the halves: ${Math.round(100 * found.share)} %`),
+          make("progress", { max: "1", value: String(found.share) }),
+          make("p", { class: "sab-note" }, "Chat waits until this is done."));
+        this.nullTimer = setTimeout(() => this.showNull(), 1000);
+      } else {
+        this.nullPanel.replaceChildren(
+          make("p", {}, problem || (found.figures ? "The figures above are at hand; the picture of the null is computed when asked for." : "Nobody has computed the null of these maps yet.")),
+          make("button", { type: "button", class: "sab-button", onclick: () => this.showNull(true) }, problem ? "Try again" : "Compute the null"),
+          make("p", { class: "sab-note" }, "Three calibration seeds, in the background."));
+      }
+      this.nullFound = found;
+      const counts = this.layer.exact.counts;
+      const nulls = found.nulls && ["language", "vision"].map((name) => found.nulls[name].unimodal).filter((share) => share !== null);
+      this.drawChance(this.counted || counts, nulls?.length ? nulls.reduce((sum, share) => sum + share, 0) / nulls.length : null, true);
+      this.drawNullText(found);
+    }
+
+    /** Under the class counts: the unimodal share, and what chance would give. */
+    drawChance(counts, chance, exact) {
+      const here = unimodalOf(counts);
+      this.chance.textContent = chance === null || here === null ? ""
+        : `${percent(here)} of the salient weights are called unimodal; between two halves of one modality ${exact ? "" : "about "}${percent(chance)} would be.`;
+    }
+
+    drawNullText({ figures }) {
+      if (!figures) { this.nullText.replaceChildren(); return; }
+      const { linear, thresholds, samples, seeds, tokens_half: half } = figures;
+      const worst = Math.max(linear.null_language ?? 0, linear.null_vision ?? 0);
+      const fact = (value, label, about) => make("div", { title: about }, make("b", {}, value), make("span", {}, label));
+      const facts = [
+        fact(percent(linear.matched ?? 0), "unimodal: language against vision", `Share of the salient weights, at ${half.toLocaleString("en")} tokens a side`),
+        fact(`${percent(linear.null_language ?? 0)} · ${percent(linear.null_vision ?? 0)}`, "unimodal: two halves of language · of vision", "What the same thresholds call unimodal where there is nothing to tell apart"),
+        fact(percent(Math.max(0, linear.signal ?? 0)), "of the spread of S̄ ratios is signal", "Share of the variance of the log ratio that the halves do not show"),
+      ];
+      if (linear.stability) facts.push(fact(percent(linear.stability.same_class), `of the labels stay under ${seeds} other sets of samples`, "Equal classes among weights that are salient in either map"));
+      const matched = linear.matched ?? 0, signal = linear.signal ?? 0;
+      const verdict = signal < 0.5
+        ? "Most of the spread here is sampling noise: do not read single labels. More calibration samples help."
+        : worst > 0.6 * matched ? "The share alone says little here, for the difference threshold caps it and noise fills the cap: look at the S̄ ratio of a weight, not at its label."
+          : worst > 0.25 * matched ? "More than chance, but part of these labels would come up by chance."
+            : "Far more than chance.";
+      const paper = Object.keys(PRESETS.Paper).every((name) => Math.abs(PRESETS.Paper[name] - thresholds[name]) < 1e-9);
+      this.nullText.replaceChildren(
+        make("div", { class: "sab-null-facts" }, ...facts),
+        make("p", { class: "sab-note" }, `${verdict} Figures at ${paper ? "the paper's" : "the run's"} thresholds, ${samples} samples a seed.`));
     }
 
     /* ---- Fisher ---- */
@@ -734,37 +827,76 @@
       return `sab-lens-${lens.state.run}-${layer}-${what}`;
     }
 
-    exportPlot(what, file, format) {
-      const plot = this[what];
-      if (!window.Plotly || !plot.data) return;
-      if (format === "json") {
-        const { data, layout } = { grid: this.gridData, depth: plot, density: plot }[what];
-        lens.save(JSON.stringify({ data, layout: { xaxis: layout.xaxis, yaxis: layout.yaxis } }), `sab-lens-${file}.json`, "application/json");
-        return;
+    async exportPlot(what, file, format) {
+      const Plotly = window.Plotly;
+      if (!Plotly || !this.gridData) return;
+      const layered = what === "density";
+      const figures = layered ? { density: this.density.seen(), null: this.nullBins && this.nullDensity.seen() } : { [what]: what === "grid" ? this.gridData : this.depthData };
+      const plot = { grid: this.grid, depth: this.depth, density: this.density.plot }[what];
+      for (const [name, figure] of Object.entries(figures)) {
+        if (!figure) continue;
+        const filename = layered ? this.fileName(name) : `sab-lens-${file}`;
+        if (format === "json") {
+          lens.save(JSON.stringify({ data: figure.data, layout: { xaxis: figure.layout.xaxis, yaxis: figure.layout.yaxis, shapes: figure.layout.shapes } }), `${filename}.json`, "application/json");
+        } else {
+          await Plotly.downloadImage({ data: figure.data, layout: { ...figure.layout, paper_bgcolor: lens.colour("surface") } }, { format, filename, width: plot.clientWidth, height: plot.clientHeight, scale: format === "png" ? 2 : 1 });
+        }
       }
-      window.Plotly.downloadImage(plot, { format, filename: `sab-lens-${file}`, width: plot.clientWidth, height: plot.clientHeight, scale: format === "png" ? 2 : 1 });
     }
 
-    exportMaps() {
-      const panels = [...this.maps.panels.values()];
+    exportLines(format) {
+      if (!this.layer) return;
+      const name = this.fileName("lines");
+      if (format === "csv") { lens.save(this.marginals.csv(), `${name}.csv`, "text/csv"); return; }
+      if (format === "svg") { lens.save(this.marginals.svg(), `${name}.svg`, "image/svg+xml"); return; }
+      this.rasterise(this.marginals.svg(), (blob) => lens.save(blob, `${name}.png`));
+    }
+
+    /** An SVG as PNG, twice as sharp. */
+    rasterise(svg, done) {
+      const picture = new Image();
+      picture.onload = () => {
+        const canvas = make("canvas", { width: 2 * picture.width, height: 2 * picture.height });
+        canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+        canvas.toBlob(done);
+      };
+      picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+    }
+
+    /** The maps as they stand; in SVG titles are text and the cells of each map a picture. */
+    exportMaps(format) {
+      const panels = this.maps.order.map((name) => [name, this.maps.panels.get(name)]);
       if (!panels.length || !this.layer) return;
       const scale = window.devicePixelRatio || 1;
-      const [width, height] = [panels[0].canvas.width, panels[0].canvas.height];
+      const [width, height] = [panels[0][1].canvas.width / scale, panels[0][1].canvas.height / scale];
       const across = Math.min(3, panels.length), down = Math.ceil(panels.length / across);
-      const head = 30 * scale, gap = 14 * scale, top = 34 * scale;
-      const canvas = make("canvas", { width: across * (width + gap) + gap, height: top + down * (height + head + gap) });
+      const head = 30, gap = 14, top = 34;
+      const size = [across * (width + gap) + gap, top + down * (height + head + gap)];
+      const caption = `${this.title.textContent} · ${lens.run().name} · ${this.poolNote.textContent}`;
+      const place = (index) => [gap + (index % across) * (width + gap), top + Math.floor(index / across) * (height + head + gap)];
+      if (format === "svg") {
+        const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+        const parts = panels.map(([name, panel], index) => {
+          const [x, y] = place(index);
+          return `<text x="${x}" y="${y + 18}" font-size="13" font-weight="600">${escaped(VIEWS[name].title)}</text><image x="${x}" y="${y + head}" width="${width}" height="${height}" href="${panel.canvas.toDataURL("image/png")}"/>`;
+        });
+        const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${size[0]}" height="${size[1]}" font-family='${lens.colour("font").replaceAll("'", "")}' fill="${lens.colour("text")}"><rect width="100%" height="100%" fill="${lens.colour("surface")}"/><text x="${gap}" y="22" font-size="15" font-weight="600">${escaped(caption)}</text>${parts.join("")}</svg>`;
+        lens.save(svg, `${this.fileName("maps")}.svg`, "image/svg+xml");
+        return;
+      }
+      const canvas = make("canvas", { width: Math.round(size[0] * scale), height: Math.round(size[1] * scale) });
       const context = canvas.getContext("2d");
+      context.scale(scale, scale);
       context.fillStyle = lens.colour("surface");
-      context.fillRect(0, 0, canvas.width, canvas.height);
+      context.fillRect(0, 0, ...size);
       context.fillStyle = lens.colour("text");
-      context.font = `600 ${15 * scale}px ${lens.colour("font")}`;
-      context.fillText(`${this.title.textContent} · ${lens.run().name} · ${this.poolNote.textContent}`, gap, 22 * scale);
-      context.font = `600 ${13 * scale}px ${lens.colour("font")}`;
-      this.maps.order.forEach((name, index) => {
-        const panel = this.maps.panels.get(name);
-        const x = gap + (index % across) * (width + gap), y = top + Math.floor(index / across) * (height + head + gap);
-        context.fillText(VIEWS[name].title, x, y + 18 * scale);
-        context.drawImage(panel.canvas, x, y + head);
+      context.font = `600 15px ${lens.colour("font")}`;
+      context.fillText(caption, gap, 22);
+      context.font = `600 13px ${lens.colour("font")}`;
+      panels.forEach(([name, panel], index) => {
+        const [x, y] = place(index);
+        context.fillText(VIEWS[name].title, x, y + 18);
+        context.drawImage(panel.canvas, x, y + head, width, height);
       });
       canvas.toBlob((blob) => lens.save(blob, `${this.fileName("maps")}.png`));
     }
@@ -794,6 +926,16 @@
     }
   }
 
+  const viewsOf = ({ views }) => {
+    const named = (views || "").split(",").filter((name) => VIEWS[name]);
+    return named.length ? [...new Set(named)] : FIRST_VIEWS;
+  };
+  const viewOf = (text) => {
+    const [top, left, bottom, right] = (text || "").split(",").map(Number);
+    return bottom > top && right > left ? { top, left, bottom, right } : null;
+  };
+  const wantedOf = ({ quantity }) => JSON.stringify([lens.state.run, lens.state.kind, quantity.value, lens.dark, ...Object.keys(THRESHOLDS).map((name) => lens.state[name])]);
+  const unimodalOf = ([, language, vision, cross]) => (language + vision + cross > 0 ? (language + vision) / (language + vision + cross) : null);
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(1)} %` : `${Number((100 * share).toPrecision(2))} %`);
   const number = (value) => (value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value >= 0.01 ? Number(value.toPrecision(3)).toString() : value >= 1e-4 ? Number(value.toPrecision(2)).toString() : value.toExponential(1));

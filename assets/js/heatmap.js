@@ -14,13 +14,14 @@
   const TABLE = 4096; // steps of the tables over code differences
   const ROOT = Math.SQRT2;
 
+  // `cut`: what the thresholds change. `fields`: what has to be fetched beside the codes.
   const VIEWS = {
-    language: { title: "Language-only", about: "S̄ language of language-only weights; the rest faint", low: "low S̄", high: "high" },
-    vision: { title: "Vision-only", about: "S̄ vision of vision-only weights; the rest faint", low: "low S̄", high: "high" },
-    cross: { title: "Cross-modal", about: "the larger S̄ of cross-modal weights; the rest faint", low: "low S̄", high: "high" },
-    partition: { title: "Partition", about: "the class of every weight", low: "", high: "" },
+    language: { title: "Language-only", about: "S̄ language of language-only weights; the rest faint", low: "low S̄", high: "high", cut: true },
+    vision: { title: "Vision-only", about: "S̄ vision of vision-only weights; the rest faint", low: "low S̄", high: "high", cut: true },
+    cross: { title: "Cross-modal", about: "the larger S̄ of cross-modal weights; the rest faint", low: "low S̄", high: "high", cut: true },
+    partition: { title: "Partition", about: "the class of every weight", low: "", high: "", cut: true },
     sparsity: { title: "Sparsity ρ", about: "0: both modalities alike; 1: one alone drives the weight", low: "0 · shared", high: "" },
-    weighting: { title: "Weighting Λ", about: "how much the error of a weight counts when signs and scales are fitted; mean 1", low: "", high: "" },
+    weighting: { title: "Weighting Λ", about: "how much the error of a weight counts when signs and scales are fitted; mean 1", low: "", high: "", cut: true },
     weight: { title: "W", about: "full-precision value", low: "", high: "", fields: ["weight"] },
     binarized: { title: "Ŵ", about: "value after binarization", low: "", high: "", fields: ["binarized"] },
     error: { title: "W − Ŵ", about: "what binarization changed", low: "", high: "", fields: ["weight", "binarized"] },
@@ -78,12 +79,13 @@
 
   class Heatmaps {
     /* options: host element, fetchTile(rectangle, fields) -> Promise<tile>, onHover(cell | null, point),
-       onView(view, tile) after the view or its sharpness changed */
-    constructor({ host, fetchTile, onHover, onView }) {
+       onView(view, tile) after the view or its sharpness changed, onPin(cell | null) */
+    constructor({ host, fetchTile, onHover, onView, onPin }) {
       this.host = host;
       this.fetchTile = fetchTile;
       this.onHover = onHover;
       this.onView = onView;
+      this.onPin = onPin;
       this.panels = new Map();
       this.layer = null;
       this.base = null;
@@ -91,31 +93,41 @@
       this.generation = 0;
       this.frame = 0;
       this.pointers = new Map();
-      this.scriptTimes = [];
-      this.resizer = new ResizeObserver(() => this.draw());
-      this.resizer.observe(host);
+      // Sizes are kept, for asking for them while something is dragged makes the page lay itself out each time.
+      this.resizer = new ResizeObserver((entries) => {
+        for (const { target, contentRect } of entries) this.sizes.set(target, contentRect);
+        this.draw();
+      });
+      this.sizes = new Map();
     }
 
     /** Show these views, in this order. */
     show(names) {
       const wanted = names.filter((name) => VIEWS[name]);
       for (const [name, panel] of this.panels) {
-        if (!wanted.includes(name)) { panel.root.remove(); this.panels.delete(name); }
+        if (!wanted.includes(name)) {
+          this.resizer.unobserve(panel.stage);
+          this.sizes.delete(panel.stage);
+          panel.root.remove();
+          this.panels.delete(name);
+        }
       }
       for (const name of wanted) {
         if (!this.panels.has(name)) this.panels.set(name, this.makePanel(name));
         this.host.appendChild(this.panels.get(name).root);
+        this.resizer.observe(this.panels.get(name).stage);
       }
       this.order = wanted;
       if (this.layer) { this.size(); this.reload(); }
     }
 
-    /** Show another linear: {shape, code, range} and the cuts that hold. */
-    async open(layer, boundaries, integration) {
+    /** Show another linear: {shape, code, range}, the cuts that hold, and the part of it to look at (null: all). */
+    async open(layer, boundaries, integration, view = null) {
       this.layer = layer;
       this.base = this.sharp = null;
-      this.pinned = null;
-      this.view = { top: 0, left: 0, bottom: layer.shape[0], right: layer.shape[1] };
+      this.pinned = this.hovered = this.line = null;
+      this.view = view ? this.inside(view) : { top: 0, left: 0, bottom: layer.shape[0], right: layer.shape[1] };
+      this.host.classList.toggle("zoomed", !this.whole());
       this.tables = null;
       this.cuts = cutsOf(boundaries, layer.code);
       this.integration = integration;
@@ -123,14 +135,14 @@
       await this.reload();
     }
 
-    /** Move the cuts; recolours in the next frame. */
+    /** Move the cuts; recolours at once, what they change only. */
     recut(boundaries, integration) {
       if (!this.layer) return;
       this.cuts = cutsOf(boundaries, this.layer.code);
       if (integration) { this.integration = integration; }
       this.tablesOfWeighting = null;
-      this.stale = true;
-      this.draw();
+      this.moved = true;
+      this.drawNow(false);
     }
 
     /** Colours changed (light or dark). */
@@ -208,7 +220,8 @@
         if (generation !== this.generation || asked !== this.asked || !tile) return;
         this.sharp = tile.factor < this.base.factor ? this.unpack(tile) : null;
         this.stale = true;
-        this.draw();
+        this.drawNow();
+        if (this.pinned) this.pin([this.pinned.weightRow, this.pinned.weightColumn]);
         this.onView(this.view, this.best());
       }, 120);
     }
@@ -326,30 +339,32 @@
       if (this.frame) return;
       this.frame = requestAnimationFrame(() => {
         this.frame = 0;
-        const start = performance.now();
         this.drawNow();
-        this.scriptTimes.push(performance.now() - start);
-        if (this.scriptTimes.length > 600) this.scriptTimes.splice(0, 300);
       });
     }
 
-    drawNow() {
-      if (!this.layer || !this.base || !this.host.clientWidth) return;
+    /** Draw every panel; without axes where only colours changed. */
+    drawNow(axes = true) {
+      if (!this.layer || !this.base) return;
       if (!this.tables) { this.buildTables(); this.stale = true; }
-      if (!this.tablesOfWeighting) { this.buildWeighting(); this.stale = true; }
+      if (!this.tablesOfWeighting) { this.buildWeighting(); this.moved = true; }
       const tiles = [this.base, this.sharp].filter(Boolean);
-      if (this.stale) {
-        // Only what is looked at is classified and painted; the blurred base below a sharp tile waits.
-        for (const tile of tiles) { this.classify(tile); tile.painted = new Set(); }
-        this.stale = false;
+      if (this.stale || this.moved) {
+        // Only what is looked at is painted; the blurred base below a sharp tile waits.
+        for (const tile of tiles) {
+          tile.classified = false;
+          tile.painted = new Set(this.stale ? [] : [...(tile.painted || [])].filter((name) => !VIEWS[name].cut));
+        }
+        this.stale = this.moved = false;
       }
       for (const [name, panel] of this.panels) {
-        this.fit(panel);
+        if (!this.fit(panel)) continue;
         const { context, width, height } = panel;
         const scale = window.devicePixelRatio || 1;
         context.setTransform(scale, 0, 0, scale, 0, 0);
-        context.clearRect(0, 0, width, height);
         const plot = this.plot(panel);
+        if (axes || panel.bare) context.clearRect(0, 0, width, height);
+        else context.clearRect(plot.x, plot.y, plot.w, plot.h);
         context.save();
         context.beginPath();
         context.rect(plot.x, plot.y, plot.w, plot.h);
@@ -357,6 +372,7 @@
         context.imageSmoothingEnabled = false;
         for (const tile of tiles) {
           if (tile === this.base && this.covers(this.sharp)) continue;
+          if (!tile.classified) { this.classify(tile); tile.classified = true; }
           let canvas = tile.images.get(name)?.canvas;
           if (!tile.painted.has(name)) { canvas = this.paint(name, tile); tile.painted.add(name); }
           if (!canvas) continue;
@@ -365,10 +381,19 @@
           context.drawImage(canvas, x0, y0, x1 - x0, y1 - y0);
         }
         context.restore();
-        this.drawAxes(panel, plot);
+        if (axes || panel.bare) this.drawAxes(panel, plot);
+        panel.bare = false;
         this.drawKey(name, panel);
       }
       this.drawCross();
+    }
+
+    /** A view moved and cut until it lies in the layer. */
+    inside({ top, left, bottom, right }) {
+      const [rows, columns] = this.layer.shape;
+      const height = Math.min(rows, bottom - top), width = Math.min(columns, right - left);
+      const y = Math.min(Math.max(0, top), rows - height), x = Math.min(Math.max(0, left), columns - width);
+      return { top: y, left: x, bottom: y + height, right: x + width };
     }
 
     covers(tile) {
@@ -385,16 +410,19 @@
       for (const panel of this.panels.values()) panel.stage.style.aspectRatio = `1 / ${aspect}`;
     }
 
+    /** Give a panel's canvases the size of its stage; whether it has one. */
     fit(panel) {
-      const width = panel.stage.clientWidth, height = panel.stage.clientHeight;
+      const { width, height } = this.sizes.get(panel.stage) || { width: 0, height: 0 };
+      if (!width || !height) return false;
       const scale = window.devicePixelRatio || 1;
       if (panel.width !== width || panel.height !== height || panel.scale !== scale) {
-        Object.assign(panel, { width, height, scale });
+        Object.assign(panel, { width, height, scale, bare: true });
         for (const canvas of [panel.canvas, panel.overlay]) {
           canvas.width = Math.round(width * scale);
           canvas.height = Math.round(height * scale);
         }
       }
+      return true;
     }
 
     plot(panel) {
@@ -476,9 +504,22 @@
         const scale = panel.scale || 1;
         context.setTransform(scale, 0, 0, scale, 0, 0);
         context.clearRect(0, 0, panel.width, panel.height);
+        const plot = this.plot(panel);
+        if (this.line && this.line.index !== null) {
+          const across = this.line.axis === "columns";
+          const at = across ? this.toX(plot, this.line.index + 0.5) : this.toY(plot, this.line.index + 0.5);
+          const [start, length] = across ? [plot.x, plot.w] : [plot.y, plot.h];
+          if (at >= start && at <= start + length) {
+            context.strokeStyle = window.SabLens.colour("text");
+            context.globalAlpha = 0.6;
+            context.beginPath();
+            if (across) { context.moveTo(at, plot.y); context.lineTo(at, plot.y + plot.h); } else { context.moveTo(plot.x, at); context.lineTo(plot.x + plot.w, at); }
+            context.stroke();
+            context.globalAlpha = 1;
+          }
+        }
         const cell = this.hovered || this.pinned;
         if (!cell) continue;
-        const plot = this.plot(panel);
         const x0 = this.toX(plot, cell.column), x1 = this.toX(plot, cell.column + cell.factor);
         const y0 = this.toY(plot, cell.row), y1 = this.toY(plot, cell.row + cell.factor);
         if (x1 < plot.x || x0 > plot.x + plot.w || y1 < plot.y || y0 > plot.y + plot.h) continue;
@@ -504,14 +545,21 @@
       const overlay = make("canvas", { class: "sab-map-cross" });
       const stage = make("div", {
         class: "sab-map-stage", tabindex: "0", role: "img",
-        "aria-label": `${VIEWS[name].title}: ${VIEWS[name].about}. Arrow keys move, plus and minus zoom, 0 shows the whole layer.`,
+        "aria-label": `${VIEWS[name].title}: ${VIEWS[name].about}. Double-click shows single weights; arrow keys move, plus and minus zoom, 0 shows the whole layer.`,
       }, canvas, overlay);
       const key = make("span", { class: "sab-map-key" });
       const root = make("figure", { class: "sab-map", "data-view": name },
         make("figcaption", { title: VIEWS[name].about }, make("h3", {}, VIEWS[name].title), key), stage);
       const panel = { root, stage, canvas, overlay, key, context: canvas.getContext("2d"), width: 0, height: 0 };
       stage.addEventListener("wheel", (event) => this.wheel(event, panel), { passive: false });
-      stage.addEventListener("dblclick", () => this.reset());
+      stage.addEventListener("dblclick", (event) => {
+        const cell = this.cellAt(this.at(event, panel), panel);
+        if (!this.layer) return;
+        if (!this.whole() || !cell) { this.reset(); return; }
+        this.pin([cell.row, cell.column]);
+        this.focus(cell.weightRow, cell.weightColumn);
+        this.onPin(this.pinned);
+      });
       stage.addEventListener("pointerdown", (event) => this.press(event, panel));
       stage.addEventListener("pointermove", (event) => this.move(event, panel));
       for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => this.release(event, panel));
@@ -554,14 +602,29 @@
     }
 
     look(view) {
-      const [rows, columns] = this.layer.shape;
-      const height = Math.min(rows, view.bottom - view.top), width = Math.min(columns, view.right - view.left);
-      const top = Math.min(Math.max(0, view.top), rows - height), left = Math.min(Math.max(0, view.left), columns - width);
-      this.view = { top, left, bottom: top + height, right: left + width };
+      this.view = this.inside(view);
       this.host.classList.toggle("zoomed", !this.whole());
       this.draw();
       this.sharpen();
       this.onView(this.view, this.best());
+    }
+
+    /** Look at single weights around one of them. */
+    focus(row, column) {
+      const rows = Math.min(48, this.layer.shape[0]), columns = Math.min(48, this.layer.shape[1]);
+      this.look({ top: row + 0.5 - rows / 2, bottom: row + 0.5 + rows / 2, left: column + 0.5 - columns / 2, right: column + 0.5 + columns / 2 });
+    }
+
+    /** Keep a weight by its place (null lets go). */
+    pin(place) {
+      this.pinned = place ? this.cell(place[0], place[1]) : null;
+      this.drawCross();
+    }
+
+    /** Mark a row or a column that is pointed at elsewhere: {axis, index} or null. */
+    markLine(line) {
+      this.line = line;
+      this.drawCross();
     }
 
     reset() { if (this.layer) this.look({ top: 0, left: 0, bottom: this.layer.shape[0], right: this.layer.shape[1] }); }
@@ -622,6 +685,7 @@
         const same = cell && this.pinned && cell.row === this.pinned.row && cell.column === this.pinned.column;
         this.pinned = same ? null : cell;
         this.hover(cell, event);
+        this.onPin(this.pinned);
       }
       if (!this.pointers.size) this.pressed = null;
     }
@@ -638,6 +702,7 @@
         && row < tile.row + tile.rows * tile.factor && column < tile.column + tile.columns * tile.factor;
       const tile = [this.sharp, this.base].find(inside);
       if (!tile || row >= this.layer.shape[0] || column >= this.layer.shape[1]) return null;
+      if (!tile.classified) { this.classify(tile); tile.classified = true; }
       const y = Math.floor((row - tile.row) / tile.factor), x = Math.floor((column - tile.column) / tile.factor);
       const at = y * tile.columns + x;
       const [a, b] = [tile.codes[0][at], tile.codes[1][at]];

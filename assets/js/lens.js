@@ -8,6 +8,7 @@
 
   const listeners = new Set();
   const keys = [];
+  const colours = new Map();
   let send = null;
   let sendTimer = 0;
   let move = false;
@@ -56,8 +57,12 @@
       return url.toString();
     },
 
-    /** A colour of the current mode, e.g. colour("vision"). */
-    colour(name) { return getComputedStyle(document.body).getPropertyValue(`--sab-${name}`).trim(); },
+    /** A colour of the current mode, e.g. colour("vision"); read once, for reading styles makes the page lay itself out. */
+    colour(name) {
+      const key = `${lens.dark} ${name}`;
+      if (!colours.has(key)) colours.set(key, getComputedStyle(document.body).getPropertyValue(`--sab-${name}`).trim());
+      return colours.get(key);
+    },
 
     get dark() { return document.body.classList.contains("dark"); },
 
@@ -170,10 +175,11 @@
     const typing = target instanceof HTMLElement
       && (target.isContentEditable || /^(TEXTAREA|SELECT)$/.test(target.tagName)
         || (target.tagName === "INPUT" && !/^(range|checkbox|radio|button)$/.test(target.type)));
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (typing || event.altKey || event.defaultPrevented) return;
+    const pressed = (event.ctrlKey || event.metaKey ? "Ctrl+" : "") + event.key;
     if (target instanceof HTMLInputElement && event.key.startsWith("Arrow")) return;
     if (document.querySelector("dialog[open]")) return;
-    const match = keys.find(({ names, tab }) => names.includes(event.key) && (!tab || tab === lens.state.tab));
+    const match = keys.find(({ names, tab }) => names.includes(pressed) && (!tab || tab === lens.state.tab));
     if (match && match.handler(event) !== false) event.preventDefault();
   });
 
@@ -276,7 +282,11 @@
       tell([...changed, "runs"]);
     }
 
-    lens.subscribe(() => { choose.value = lens.state.run; drawFacts(); });
+    lens.subscribe((state, changed) => {
+      choose.value = state.run;
+      link.value = lens.link();
+      if (changed.includes("run")) drawFacts();
+    });
     choose.replaceChildren(make("option", {}, "…"));
     watch("value", draw);
     draw();
@@ -305,13 +315,13 @@
     const dialog = make("dialog", { class: "sab-help", "aria-label": "Keys" },
       make("h2", {}, "Keys"),
       make("dl", {}, ...rows),
-      make("p", {}, "On the maps: wheel or pinch zooms, drag moves, double-click shows the whole layer."),
+      make("p", {}, "On the maps: wheel or pinch zooms, drag moves, double-click shows single weights, and again the whole layer."),
       make("form", { method: "dialog" }, make("button", { class: "sab-button" }, "Close")));
     dialog.addEventListener("close", () => dialog.remove());
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     document.body.appendChild(dialog);
     dialog.showModal();
   }
-  const KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
+  const KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc", "Ctrl+z": "Ctrl Z", "Ctrl+Z": "Ctrl ⇧ Z" };
   lens.key(["?"], "this list", showHelp);
 })();

@@ -64,14 +64,16 @@ def info(language: NDArray[np.float32], vision: NDArray[np.float32], boundaries:
     return DensityInfo(counts.reshape(BINS, BINS), first, boundaries)
 
 
-def figure(info: DensityInfo, dark: bool = False) -> go.Figure:
-    """The density with its threshold lines: named shapes, which the browser moves without redrawing the rest."""
+def figure(info: DensityInfo, dark: bool = False, null: bool = False) -> go.Figure:
+    """The density with its threshold lines: named shapes, which the browser takes out and moves by itself. A null has
+    two halves of one modality on its axes."""
     colours = theme.palette(dark)
     edges = info.edges()
     centres = (edges[:-1] + edges[1:]) / 2
     counts = info.counts.astype(np.float32)
     shown = np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan).astype(np.float32)
     low = _lowest(info.counts, edges)
+    names = ("S̄ half A", "S̄ half B") if null else ("S̄ language", "S̄ vision")
     drawn = go.Figure(
         go.Heatmap(
             z=shown,
@@ -80,7 +82,7 @@ def figure(info: DensityInfo, dark: bool = False) -> go.Figure:
             colorscale=theme.ramp_scale(dark),
             showscale=False,
             hovertemplate=(
-                "S̄ language 10^%{x:.2f}<br>S̄ vision 10^%{y:.2f}<br>10^%{z:.1f} weights<extra></extra>"
+                f"{names[0]} 10^%{{x:.2f}}<br>{names[1]} 10^%{{y:.2f}}<br>10^%{{z:.1f}} weights<extra></extra>"
             ),
         )
     )
@@ -103,8 +105,8 @@ def figure(info: DensityInfo, dark: bool = False) -> go.Figure:
     drawn.update_layout(
         template=theme.template(dark),
         shapes=shapes,
-        xaxis={**ticks, "title": {"text": "S̄ language (1 = mean)"}},
-        yaxis={**ticks, "title": {"text": "S̄ vision"}},
+        xaxis={**ticks, "title": {"text": f"{names[0]} (1 = mean)"}},
+        yaxis={**ticks, "title": {"text": names[1]}},
     )
     return drawn
 

@@ -1,6 +1,7 @@
 """The whole model at a glance: one cell per linear, blocks from left to right, coloured by one quantity.
 
-Shares are of the salient weights: most weights are neither, and would hide what the rest do.
+Blocks stand in forward order, part by part (vision tower, projector, decoder). Shares are of the salient weights: most
+weights are neither, and would hide what the rest do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Report(Protocol):
     def block(self) -> int: ...
     @property
     def kind(self) -> str: ...
+    @property
+    def part(self) -> str: ...
     @property
     def relative_loss(self) -> float: ...
     @property
@@ -54,14 +57,35 @@ QUANTITIES = {
     "bits": Quantity("bits all-in", "stored bits per weight, everything counted", False, ""),
 }
 CLASS_NAMES = ("neither", "language-only", "vision-only", "cross-modal")
+PART_TITLES = {"vision": "vision tower", "projector": "projector", "decoder": "decoder"}
+
+
+class Column(NamedTuple):
+    """A block of one part of the model; block -1 is outside numbered blocks. `place` tells apart linears of one kind
+    that stand side by side there, as in several projectors."""
+
+    part: str
+    block: int
+    place: int = 0
+
+    @property
+    def label(self) -> str:
+        """What stands under the column."""
+        return str(self.block) if self.block >= 0 else "·" if not self.place else f"·{self.place + 1}"
+
+    @property
+    def title(self) -> str:
+        """What a hover calls it."""
+        part = PART_TITLES.get(self.part, self.part)
+        return f"{part}, block {self.block}" if self.block >= 0 else part
 
 
 class OverviewInfo(NamedTuple):
-    """values [kinds, blocks], NaN where a block has no such linear or it is not done; names likewise."""
+    """values [kinds, columns], NaN where a block has no such linear or it is not done; names likewise."""
 
     quantity: str
     kinds: list[str]
-    blocks: list[int]
+    columns: list[Column]
     values: NDArray[np.float64]
     names: list[list[str]]
 
@@ -76,19 +100,37 @@ def class_counts(report: Report) -> tuple[int, int, int, int]:
     return neither, language, vision, cross
 
 
+def columns_of(reports: Sequence[Report]) -> list[Column]:
+    """The column of each report, in the order given."""
+    taken: dict[tuple[str, int, str], int] = {}
+    columns = []
+    for report in reports:
+        key = report.part, report.block, report.kind
+        columns.append(Column(report.part, report.block, taken.get(key, 0)))
+        taken[key] = taken.get(key, 0) + 1
+    return columns
+
+
+def forward_order(columns: Sequence[Column]) -> list[Column]:
+    """Each column once: parts as they first come, within a part by block."""
+    parts = list(dict.fromkeys(column.part for column in columns))
+    return sorted(set(columns), key=lambda column: (parts.index(column.part), column.block, column.place))
+
+
 def info(reports: Sequence[Report], quantity: str) -> OverviewInfo:
     """Arrange reports in a grid; kinds keep the order in which a block runs them."""
     if quantity not in QUANTITIES:
         raise ValueError(f"Colour by one of {', '.join(QUANTITIES)}, not “{quantity}”.")
     kinds = list(dict.fromkeys(report.kind for report in reports))
-    blocks = sorted({report.block for report in reports})
-    values = np.full((len(kinds), len(blocks)), np.nan)
-    names = [["" for _ in blocks] for _ in kinds]
-    for report in reports:
-        row, column = kinds.index(report.kind), blocks.index(report.block)
+    places = columns_of(reports)
+    columns = forward_order(places)
+    values = np.full((len(kinds), len(columns)), np.nan)
+    names = [["" for _ in columns] for _ in kinds]
+    for report, place in zip(reports, places, strict=True):
+        row, column = kinds.index(report.kind), columns.index(place)
         values[row, column] = _value(report, quantity)
         names[row][column] = report.name
-    return OverviewInfo(quantity, kinds, blocks, values, names)
+    return OverviewInfo(quantity, kinds, columns, values, names)
 
 
 def _value(report: Report, quantity: str) -> float:
@@ -103,7 +145,7 @@ def _value(report: Report, quantity: str) -> float:
 
 
 def figure(info: OverviewInfo, dark: bool = False) -> go.Figure:
-    """The grid; customdata of each cell is the linear's name."""
+    """The grid; customdata of each cell is the linear's name, its text the column's title."""
     quantity = QUANTITIES[info.quantity]
     colours = theme.palette(dark)
     if quantity.colour:
@@ -117,15 +159,16 @@ def figure(info: OverviewInfo, dark: bool = False) -> go.Figure:
     drawn = go.Figure(
         go.Heatmap(
             z=shown,
-            x=[str(block) for block in info.blocks],
+            x=list(range(len(info.columns))),
             y=info.kinds,
             customdata=info.names,
+            text=[[column.title for column in info.columns] for _ in info.kinds],
             colorscale=scale,
             zmin=low,
             zmax=high if high > low else low + 1,
             xgap=3,
             ygap=3,
-            hovertemplate=f"block %{{x}} · %{{y}}<br>{quantity.label}: <b>%{{z:.3~g}}{unit}</b><extra></extra>",
+            hovertemplate=f"%{{text}} · %{{y}}<br>{quantity.label}: <b>%{{z:.3~g}}{unit}</b><extra></extra>",
             colorbar={
                 "thickness": 8,
                 "len": 1,
@@ -139,9 +182,24 @@ def figure(info: OverviewInfo, dark: bool = False) -> go.Figure:
     )
     drawn.update_layout(
         template=theme.template(dark),
-        xaxis={"title": {"text": "decoder block"}, "showgrid": False, "ticks": "", "fixedrange": True},
+        xaxis={"showgrid": False, "ticks": "", "fixedrange": True, "zeroline": False, **column_axis(info.columns)},
         yaxis={"autorange": "reversed", "showgrid": False, "ticks": "", "fixedrange": True},
-        xaxis_type="category",
         yaxis_type="category",
     )
     return drawn
+
+
+def column_axis(columns: Sequence[Column]) -> dict[str, object]:
+    """Ticks of an axis whose places 0, 1, … are columns: at most about 24 of them, and the parts named below."""
+    parts = list(dict.fromkeys(column.part for column in columns))
+    step = max(1, -(-len(columns) // 24))
+    labels = {
+        place: column.label for place, column in enumerate(columns) if column.block < 0 or column.block % step == 0
+    }
+    if len(parts) > 1:  # the name of a part stands under its middle
+        for part in parts:
+            places = [place for place, column in enumerate(columns) if column.part == part]
+            middle = min(labels.keys() & set(places), key=lambda place: abs(place - np.mean(places)))
+            labels[middle] += f"<br>{PART_TITLES.get(part, part)}"
+    title = {"text": f"{PART_TITLES.get(parts[0], parts[0])} block" if len(parts) == 1 else ""}
+    return {"tickmode": "array", "tickvals": list(labels), "ticktext": list(labels.values()), "title": title}

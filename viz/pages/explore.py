@@ -11,8 +11,8 @@ import base64
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -20,36 +20,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sab.errors import SabError
-from viz.downsample import LOG2_LOW, LOG2_STEP, Pyramid, Window, encode, window
+from viz.downsample import LOG2_LOW, LOG2_STEP, encode, window
 from viz.figures import density, depth, overview
+from viz.figures.overview import Report
+from viz.pages.cells import cells_csv, cropped
+from viz.pages.layer import Layer, boundaries, line_classes
+from viz.pages.nulls import Nulls, null_answer
+from viz.pages.profile import Profiles
 from viz.pages.shared import Shared, script_tags
 from viz.pages.store import KINDS, Bounded, Selection, Store, version
+from viz.pages.stored import stored_form
 
 if TYPE_CHECKING:
+    from sab.binarizers import LinearCodes
     from sab.runs import Run
-    from sab.significance import SignificanceMap
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 FIELDS = ("weight", "binarized")
+SCRIPTS = (
+    "heatmap.js",
+    "explore_bins.js",
+    "explore_lines.js",
+    "explore_density.js",
+    "explore_history.js",
+    "explore.js",
+)
+FUNCTIONS = ("overview", "profile", "layer", "exact", "lines", "tile", "cells", "weight", "null", "fisher", "model")
 TEMPLATE = '<div class="sab-explore"></div>'
 SCRIPT = "SabLens.mountExplore({element, server});"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What the tab draws of one linear [n, m] of one run, whatever the thresholds.
-
-    column_ratio [m], row_ratio [n]: log2 of vision over language significance, each summed along the line.
-    """
-
-    pyramid: Pyramid
-    weight: NDArray[np.float32]
-    language: NDArray[np.float32]
-    vision: NDArray[np.float32]
-    column_ratio: NDArray[np.float32]
-    row_ratio: NDArray[np.float32]
-    switched_off: str
 
 
 def build(store: Store, shared: Shared) -> None:
@@ -59,17 +58,8 @@ def build(store: Store, shared: Shared) -> None:
         value="",
         html_template=TEMPLATE,
         js_on_load=SCRIPT,
-        head=script_tags("heatmap.js", "explore.js"),
-        server_functions=[
-            answer(view.overview),
-            answer(view.layer),
-            answer(view.exact),
-            answer(view.tile),
-            answer(view.cells),
-            answer(view.weight),
-            answer(view.fisher),
-            answer(view.model),
-        ],
+        head=script_tags(*SCRIPTS),
+        server_functions=[answer(getattr(view, name)) for name in FUNCTIONS],
         apply_default_css=False,
         elem_id="sab-explore",
     )
@@ -96,48 +86,62 @@ class ExploreData:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._nulls = Nulls(store)
+        self._profiles = Profiles(store)
         self._layers = Bounded(96e6, cost=lambda layer: layer.language.size)  # about 17 bytes a weight
-        self._dense = Bounded(96e6, cost=lambda pair: pair[0].size)
+        self._dense = Bounded(96e6, cost=lambda pair: pair[1].size)
 
     def overview(self, request: Request) -> Answer:
-        """Grid and depth figure of a run, and its linears in forward order."""
+        """Grid and depth figure of a run as it saw itself, and its linears in forward order."""
         run = self._run(request)
-        selection = Selection.from_query(request)
-        dark = request.get("dark") is True
         reports = list(run.reports.values())
-        infos = overview.info(reports, selection.colour)
         return {
-            "grid": _figure(overview.figure(infos, dark)),
-            "depth": _figure(depth.figure(depth.info(reports), dark)),
+            **self._figures(request, reports, {}),
             "linears": [
-                {"name": report.name, "block": report.block, "kind": report.kind, "shape": report.shape}
+                {
+                    "name": report.name,
+                    "title": _title(report.part, report.block),
+                    "part": report.part,
+                    "block": report.block,
+                    "kind": report.kind,
+                    "shape": report.shape,
+                }
                 for report in reports
             ],
             "quantities": {name: quantity._asdict() for name, quantity in overview.QUANTITIES.items()},
             "recipe": {"sensitivity": run.recipe.sensitivity, **asdict(run.recipe.thresholds)},
         }
 
+    def profile(self, request: Request) -> Answer:
+        """The same two figures under the thresholds and the sensitivity sent; {} where that is not at hand."""
+        seen = self._profiles.reports(self._run(request), Selection.from_query(request))
+        return {} if seen is None else self._figures(request, seen, {each.name: each.sparsity for each in seen})
+
+    def _figures(self, request: Request, reports: Sequence[Report], sparsity: Mapping[str, float]) -> Answer:
+        dark = request.get("dark") is True
+        infos = overview.info(reports, Selection.from_query(request).colour)
+        return {
+            "grid": _figure(overview.figure(infos, dark)),
+            "depth": _figure(depth.figure(depth.info(reports, sparsity), dark)),
+        }
+
     def layer(self, request: Request) -> Answer:
-        """Everything about one linear but its pixels: bins, cuts, counts, causes, and its density figure."""
+        """Everything about one linear but its pixels: bins, cuts, counts, lines, and its density figure."""
         run, linear, kind = self._place(request)
         layer = self._layer(run, linear, kind)
         found = self._exact(run, linear, kind, Selection.from_query(request))
         report = run.reports.get(linear)
-        cuts = {name: math.inf if cut is None else cut for name, cut in found["boundaries"].items()}
-        binned = density.info(layer.language, layer.vision, density.Boundaries(**cuts))
+        binned = density.info(layer.language, layer.vision, _boundaries(found))
+        units = self._store.lvlm.units(linear)
         return {
             "shape": layer.language.shape,
             "code": {"low": LOG2_LOW, "step": LOG2_STEP},
-            "range": _range(layer),
-            "bins": {
-                "counts": _base64(binned.counts),
-                "first": binned.first_code,
-                "size": density.CODES_PER_BIN,
-                "side": density.BINS,
-            },
+            "range": layer.code_range,
+            "bins": _bins(binned),
             "density": _figure(density.figure(binned, request.get("dark") is True)),
-            "column_ratio": _base64(layer.column_ratio),
-            "row_ratio": _base64(layer.row_ratio),
+            "rows": _base64(layer.rows),
+            "columns": _base64(layer.columns),
+            "units": None if units is None else asdict(units),
             "switched_off": layer.switched_off,
             "exact": found,
             "source": {
@@ -162,6 +166,13 @@ class ExploreData:
         run, linear, kind = self._place(request)
         return self._exact(run, linear, kind, Selection.from_query(request))
 
+    def lines(self, request: Request) -> Answer:
+        """How many weights of each class every row [3, n] and column [3, m] holds, exactly."""
+        run, linear, kind = self._place(request)
+        thresholds = Selection.from_query(request).thresholds()
+        partition = self._store.significance(run.id, linear, thresholds, kind).partition.numpy()
+        return {"rows": _base64(line_classes(partition, 0)), "columns": _base64(line_classes(partition, 1))}
+
     def tile(self, request: Request) -> Answer:
         """The sharpest tile of at most 256² cells that covers a rectangle [top, left, bottom, right]."""
         run, linear, kind = self._place(request)
@@ -180,7 +191,7 @@ class ExploreData:
         wanted = request.get("fields")
         for name in FIELDS:
             if isinstance(wanted, list) and name in wanted:
-                values = layer.weight if name == "weight" else self._codes(run, linear)[0]
+                values = layer.weight if name == "weight" else self._codes(run, linear)[1]
                 tile[name] = _base64(layer.pyramid.tile_of(values, view, pooling))
         if view.factor > 1 and pooling == "max":
             tile["representative"] = _base64(layer.pyramid.representative(view))
@@ -209,12 +220,28 @@ class ExploreData:
         value = float(layer.weight[row, column])
         found: Answer = {"row": row, "column": column, "weight": value}
         if linear in run.reports:
-            dense, signs, two = self._codes(run, linear)
+            codes, dense = self._codes(run, linear)
             stored = float(dense[row, column])
-            found |= {"binarized": stored, "lost": value - stored, "code": int(signs[row, column])}
-            found["integer"] = two is None
-            found["two_bits"] = bool(two[column]) if two is not None else False
+            found |= {"binarized": stored, "lost": value - stored, "stored": stored_form(codes, row, column)}
         return found
+
+    def null(self, request: Request) -> Answer:
+        """Null and stability of the map of one linear, or how far they are; {"start": true} begins computing them."""
+        run, linear, kind = self._place(request)
+        if request.get("start") is True:
+            self._nulls.compute(run, kind)
+        work, selection = self._nulls.work(run, kind), Selection.from_query(request)
+        found, binned = null_answer(
+            self._nulls.find(run, kind),
+            linear,
+            lambda: self._store.weight(run, linear),
+            selection.thresholds(),
+            lambda: _boundaries(self._exact(run, linear, kind, selection)),
+        )
+        if binned is not None:
+            found["bins"] = _bins(binned)
+            found["density"] = _figure(density.figure(binned, request.get("dark") is True, null=True))
+        return {"state": work.state, "share": work.share, "message": work.message, **found}
 
     def fisher(self, request: Request) -> Answer:
         """How far the Fisher sensitivities are; {"start": true} begins computing them."""
@@ -244,30 +271,16 @@ class ExploreData:
     def _layer(self, run: Run, linear: str, kind: str) -> Layer:
         def build() -> Layer:
             found = self._store.significance(run.id, linear, Selection().thresholds(), kind)
-            language, vision = found.language.numpy(), found.vision.numpy()
-            return Layer(
-                pyramid=Pyramid(language, vision),
-                weight=self._store.weight(run, linear).numpy(),
-                language=language,
-                vision=vision,
-                column_ratio=_log_ratio(vision.sum(axis=0), language.sum(axis=0)),
-                row_ratio=_log_ratio(vision.sum(axis=1), language.sum(axis=1)),
-                switched_off=found.switched_off or "",
-            )
+            return Layer.of(self._store.weight(run, linear).numpy(), found)
 
         return self._layers.get((version(run), linear, kind), build)
 
-    def _codes(
-        self, run: Run, linear: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.bool_] | None]:
-        """Dense stored weight, signs (or integer codes), and which columns have a second bit (None for
-        integer codes)."""
+    def _codes(self, run: Run, linear: str) -> tuple[LinearCodes, NDArray[np.float32]]:
+        """Codes and the dense weight [n, m] they stand for."""
 
-        def build() -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.bool_] | None]:
+        def build() -> tuple[LinearCodes, NDArray[np.float32]]:
             codes = run.codes(linear)
-            salient = getattr(codes, "salient", None)
-            two = None if salient is None else salient.numpy()
-            return codes.dense().numpy(), codes.signs().numpy(), two
+            return codes, codes.dense().numpy()
 
         return self._dense.get((version(run), linear), build)
 
@@ -286,82 +299,24 @@ class ExploreData:
         }
 
 
-def cropped(tile: Window, rectangle: tuple[float, float, float, float]) -> Window:
-    """The cells of a tile that a rectangle of weights touches, at least one."""
-    top, left, bottom, right = (edge / tile.factor for edge in rectangle)
-    row0 = min(max(math.floor(top), tile.row0), tile.row1 - 1)
-    column0 = min(max(math.floor(left), tile.column0), tile.column1 - 1)
-    row1 = min(max(math.ceil(bottom), row0 + 1), tile.row1)
-    column1 = min(max(math.ceil(right), column0 + 1), tile.column1)
-    return Window(tile.factor, row0, row1, column0, column1)
+def _title(part: str, block: int) -> str:
+    """How a heading calls a block."""
+    return overview.Column(part, block).title if part != "decoder" else f"Block {block}"
 
 
-def cells_csv(pyramid: Pyramid, view: Window, pooling: str, found: SignificanceMap) -> str:
-    """One line a cell of a window: its place, how many weights a side it pools, both significances, and its class."""
-    rows, columns = np.mgrid[view.row0 : view.row1, view.column0 : view.column1].reshape(2, -1) * view.factor
-    head = ["row", "column", "pooled", "significance_language", "significance_vision"]
-    partition = found.partition.numpy()
-    if view.factor > 1 and pooling == "mean":
-        weights = np.minimum(rows + view.factor, partition.shape[0]) - rows
-        weights *= np.minimum(columns + view.factor, partition.shape[1]) - columns
-        masks = [partition == code for code in range(len(overview.CLASS_NAMES))]
-        shares = [pyramid.tile_of(mask, view, pooling).reshape(-1) for mask in masks]
-        last = [np.rint(share * weights).astype(int).astype(str) for share in shares]
-        head += overview.CLASS_NAMES
-    else:
-        if view.factor > 1:
-            rows, columns = np.divmod(pyramid.representative(view).reshape(-1), partition.shape[1])
-        names = np.array(overview.CLASS_NAMES)
-        last = [texts(found.sparsity.numpy()[rows, columns]), names[partition[rows, columns]]]
-        head += ["sparsity", "class"]
-    values = [texts(pyramid.tile(name, view, pooling).reshape(-1)) for name in ("language", "vision")]
-    lines = zip(rows.astype(str), columns.astype(str), [str(view.factor)] * rows.size, *values, *last, strict=True)
-    return "\n".join([",".join(head), *(",".join(line) for line in lines)]) + "\n"
+def _boundaries(exact: Answer) -> density.Boundaries:
+    """The cuts of an answer of `exact`, where json wrote infinity as None."""
+    return density.Boundaries(**{name: math.inf if cut is None else cut for name, cut in exact["boundaries"].items()})
 
 
-def texts(values: NDArray[np.float32]) -> list[str]:
-    """Nine digits, which read back to the same float32."""
-    return [f"{value:.9g}" for value in values.tolist()]
-
-
-def boundaries(found: SignificanceMap) -> density.Boundaries:
-    """Where a map's thresholds cut, read off the map: the smallest salient significance of each modality and
-    the smallest difference that counts. Infinite where nothing is salient."""
-    language, vision = found.language.numpy().reshape(-1), found.vision.numpy().reshape(-1)
-    share, sparsity = found.thresholds.salient_top_p, found.thresholds.sparsity_thr
-    among = np.abs(language - vision)[found.partition.numpy().reshape(-1) > 0]
-    difference = math.inf
-    if among.size:
-        rank = int(found.thresholds.diff_quantile * (among.size - 1))
-        difference = float(np.partition(among, rank)[rank])
-    return density.Boundaries(
-        language=_smallest_of_top(language, share),
-        vision=_smallest_of_top(vision, share),
-        difference=difference,
-        ratio=density.ratio_of_sparsity(sparsity),
-    )
-
-
-def _smallest_of_top(values: NDArray[np.float32], share: float) -> float:
-    count = min(values.size, max(1, round(share * values.size))) if share > 0 else 0
-    if not count:
-        return math.inf
-    cut = float(np.partition(values, values.size - count)[values.size - count])
-    return cut if cut > 0 else float(np.min(values[values > 0], initial=math.inf))
-
-
-def _range(layer: Layer) -> list[int]:
-    """Codes between which colours run: the lowest hundredth of the stronger significances, and the largest."""
-    stronger = encode(np.maximum(layer.language, layer.vision)).reshape(-1)
-    place = stronger.size // 100
-    return [int(np.partition(stronger, place)[place]), int(stronger.max())]
-
-
-def _log_ratio(vision: NDArray[np.float32], language: NDArray[np.float32]) -> NDArray[np.float32]:
-    """log2(vision / language), ±40 where one of them is nothing, 0 where both are."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log2(vision.astype(np.float64)) - np.log2(language.astype(np.float64))
-    return np.nan_to_num(np.clip(ratio, -40, 40), nan=0.0).astype(np.float32)
+def _bins(binned: density.DensityInfo) -> Answer:
+    """A binned plane for the browser, which counts on it while a threshold is dragged."""
+    return {
+        "counts": _base64(binned.counts),
+        "first": binned.first_code,
+        "size": density.CODES_PER_BIN,
+        "side": density.BINS,
+    }
 
 
 def _rectangle(sent: Any, shape: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
 TABS = ("explore", "binarize", "chat", "benchmark", "learn")
 KINDS = ("input", "fisher")
 SMALL_MODEL = 100_000_000  # parameters; of a larger one nothing is computed before somebody asks for it
+FISHER_SAMPLES = 256  # calibration samples of the Fisher maps that the page computes itself
 THRESHOLD_RANGES = {"salient_top_p": (0.001, 0.5), "diff_quantile": (0.0, 1.0), "sparsity_thr": (0.0, 0.9)}
+
+FORMS = {
+    "views": re.compile(r"(?:[a-z]+(?:,[a-z]+)*)?"),
+    "window": re.compile(r"(?:\d{1,7}(?:\.\d{1,3})?(?:,\d{1,7}(?:\.\d{1,3})?){3})?"),
+    "pinned": re.compile(r"(?:\d{1,7},\d{1,7})?"),
+}
 
 Value = TypeVar("Value")
 
@@ -53,6 +61,9 @@ class Selection:
     pooling: str = "max"
     pin_a: str = ""  # runs that Binarize compares
     pin_b: str = ""
+    views: str = ""  # maps that stand side by side, by name with commas; "" for the first choice
+    window: str = ""  # what the maps show, "top,left,bottom,right" in weights; "" for the whole layer
+    pinned: str = ""  # the weight that is kept, "row,column"
 
     @classmethod
     def from_query(cls, query: Mapping[str, Any]) -> Selection:
@@ -73,6 +84,9 @@ class Selection:
         for name, choices in (("tab", TABS), ("kind", KINDS), ("pooling", POOLINGS), ("colour", QUANTITIES)):
             if chosen.get(name) not in choices:
                 chosen.pop(name, None)
+        for name, form in FORMS.items():
+            if not form.fullmatch(chosen.get(name, "")):
+                chosen.pop(name)
         return cls(**chosen)
 
     def to_query(self) -> dict[str, str]:
@@ -280,9 +294,7 @@ class Store:
 
         return self._binarized.get(tuple(map(version, found)), build)
 
-    def significance(
-        self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input"
-    ) -> SignificanceMap:
+    def significance(self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input") -> SignificanceMap:
         """The exact map of one linear under any thresholds. Raises SabError for an unknown run or linear, and
         where nobody has computed this kind of sensitivity."""
 
@@ -339,7 +351,7 @@ class Store:
         """How far the Fisher sensitivities are."""
         return self._fisher_work
 
-    def compute_fisher(self, samples: int = 64) -> None:
+    def compute_fisher(self, samples: int = FISHER_SAMPLES) -> None:
         """Start computing the Fisher sensitivities of all linears in the background, unless that is under way
         or done; `fisher_work` tells how far it is."""
 
