@@ -8,6 +8,7 @@ transformers are imported by the commands that use them, so that help and mistak
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -189,6 +190,12 @@ def _parser() -> Parser:
     pipeline.set_defaults(run=_bench_pipeline)
     pipeline.add_argument("--size", type=int, default=4096, help="rows and columns of the weight")
     pipeline.add_argument("--blocks", type=int, default=2, help="blocks of 128 columns to time")
+
+    page = benches.add_parser("ui", help="tiles, counts and frames of the page's Explore tab")
+    page.set_defaults(run=_bench_ui)
+    page.add_argument("--rows", type=int, default=4096, help="of the synthetic layer")
+    page.add_argument("--columns", type=int, default=11008)
+    page.add_argument("--repeats", type=int, default=60, help="measurements of each kind")
 
     commands.add_parser("train-demo", help="train the embedded model (its own options: train-demo --help)")
     return parser
@@ -637,6 +644,25 @@ def _bench_pipeline(options: argparse.Namespace) -> dict[str, Any]:
     for name, seconds in found["seconds_per_block"].items():
         progress.say(f"{name:8s} {seconds:8.3f} s per block of {options.size} rows, loss {found['losses'][name]:.6f}")
     progress.say(f"{found['ratio']:.1f} times as fast, on {found['threads']} threads")
+    return found
+
+
+def _bench_ui(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        bench = importlib.import_module("viz.bench")  # by name: the pipeline knows nothing of the page
+    except ModuleNotFoundError as error:
+        raise SabError(
+            f"The page is not installed here ({error.name} is missing); run this from the project's folder, with "
+            "requirements.txt installed."
+        ) from error
+    progress = Progress()
+    found: dict[str, Any] = bench.ui(options.rows, options.columns, options.repeats, progress=progress)
+    for name, goal in found["goals_p95"].items():
+        if found[name] is None:
+            progress.say(f"{name:12s} not measured: {found['browser']}")
+        else:
+            progress.say(f"{name:12s} p50 {found[name]['p50']:9.4g}  p95 {found[name]['p95']:9.4g}  (goal {goal:g})")
+    progress.say(f"exact_ms     p50 {found['exact_ms']['p50']:9.4g}  p95 {found['exact_ms']['p95']:9.4g}")
     return found
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,17 @@ import pytest
 import torch
 
 from sab import runs
+from sab.binarizers.codes import BinaryCodes, KeptCodes
+from sab.control_files import StoredControls
 from sab.errors import SabError
+from sab.models import Units
+from sab.runs import Recipe
 from sab.significance import PARTITION_NAMES, Thresholds, significance_map
+from tests.test_packing import codes_of
 from viz.downsample import decode, encode
-from viz.pages.explore import ExploreData, answer, boundaries
+from viz.pages.explore import ExploreData, answer
 from viz.pages.store import Bounded, Selection, Store
+from viz.pages.stored import stored_form
 
 NAME = "model.layers.0.q_proj"
 
@@ -32,23 +39,24 @@ class Bench:
     def __init__(self, seed: int = 0, shape: tuple[int, int] = (96, 80)) -> None:
         draw = torch.Generator().manual_seed(seed)
         self.tensor = torch.randn(shape, generator=draw)
-        self.sensitivities = tuple(torch.rand(shape[1], generator=draw) + 0.2 for _ in range(2))
-        dense = self.tensor.sign() * 0.8
-        codes = SimpleNamespace(
-            dense=lambda: dense,
-            signs=lambda: dense.sign().to(torch.int8),
-            salient=torch.arange(shape[1]) < 3,
-        )
-        report = SimpleNamespace(
-            name=NAME, block=0, kind="q_proj", shape=shape, relative_loss=0.1, bits_nominal=1.1, bits_all_in=2.9,
-            salient_fraction=0.03, unimodal_ratio=0.4, tokens_language=99, tokens_vision=88,
-            counts={"neither": 7000, "language-only": 200, "vision-only": 200, "cross-modal": 280},
+        self.sensitivities = torch.rand(shape[1], generator=draw) + 0.2, torch.rand(shape[1], generator=draw) + 0.2
+        rows, columns = shape
+        codes = BinaryCodes(
+            method="xnor", shape=shape, block_size=128, first=self.tensor > 0, group=None,
+            salient=torch.arange(columns) < 3, second=torch.ones(rows, 3, dtype=torch.bool),
+            row_scale=torch.full((2, -(-columns // 128), rows), 0.75, dtype=torch.float16),
+            second_row_scale=torch.full((1, -(-columns // 128), rows), 0.25, dtype=torch.float16),
         )  # fmt: skip
+        counts = {"neither": 7000, "language-only": 200, "vision-only": 200, "cross-modal": 280}
+        report = SimpleNamespace(name=NAME, block=0, kind="q_proj", part="decoder", shape=shape, counts=counts)
+        vars(report).update(relative_loss=0.1, bits_nominal=1.1, bits_all_in=2.9, salient_fraction=0.03)
+        vars(report).update(unimodal_ratio=0.4, tokens_language=99, tokens_vision=88)
         self.only = SimpleNamespace(
             id="r", name="R", fingerprint="f", names=(NAME,), reports={NAME: report}, codes=lambda name: codes,
-            recipe=SimpleNamespace(sensitivity="input", samples=8, seed=0, thresholds=Thresholds()),
-            sensitivity=lambda name, kind: None,
+            recipe=Recipe(samples=8), sensitivities=lambda kind: {},
         )  # fmt: skip
+        units = Units("rows", "head", 32)
+        self.lvlm = SimpleNamespace(fingerprint="f", units=lambda name: units)
         self.fisher_work = SimpleNamespace(state="none", share=0.0, message="")
 
     def run(self, run_id: str) -> Any:
@@ -63,6 +71,12 @@ class Bench:
         if kind == "fisher":
             raise SabError("The fisher sensitivity of this model has not been computed yet.")
         return significance_map(self.tensor, *self.sensitivities, thresholds)
+
+    def without_language(self, linear: str) -> bool:
+        return False
+
+    def sensitivity(self, run: Any, linear: str, kind: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return None if kind == "fisher" else self.sensitivities
 
     def compute_fisher(self) -> None:
         self.fisher_work.state = "running"
@@ -87,7 +101,7 @@ def test_a_tile_of_single_weights_is_the_significance_itself() -> None:
     drawn = decode(array(tile["vision"], "<u2")).reshape(96, 80)
     assert np.allclose(drawn, found.vision.numpy(), rtol=1e-3, atol=1e-9)
     assert np.array_equal(array(tile["weight"], "<f4").reshape(96, 80), bench.tensor.numpy())
-    assert set(np.unique(np.abs(array(tile["binarized"], "<f4")))) == {np.float32(0.8)}
+    assert set(np.unique(np.abs(array(tile["binarized"], "<f4"))).tolist()) == {0.5, 0.75, 1.0}
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
@@ -155,35 +169,115 @@ def test_changing_one_weight_or_the_seed_changes_the_picture_and_its_readout() -
 def test_the_readout_of_a_weight_adds_up() -> None:
     found = data().weight({**ASK, "row": 3, "column": 2})
     assert found["weight"] == pytest.approx(found["binarized"] + found["lost"])
-    assert found["code"] in (-1, 1)
-    assert found["two_bits"] is True
-    assert data().weight({**ASK, "row": 3, "column": 70})["two_bits"] is False
+    stored = dict(found["stored"])
+    assert stored["sign bits"] in ("+1 +1", "−1 +1")
+    assert (stored["scale"], stored["second scale"]) == (0.75, pytest.approx(0.25))
+    single = dict(data().weight({**ASK, "row": 3, "column": 70})["stored"])
+    assert single == {"sign bit": single["sign bit"], "scale": 0.75}
 
 
-@pytest.mark.parametrize("thresholds", [Thresholds(), Thresholds(0.2, 0.9, 0.05), Thresholds(0.003, 0.0, 0.0)])
-def test_boundaries_are_where_the_partition_cuts(thresholds: Thresholds) -> None:
-    found = Bench().significance("r", NAME, thresholds, "input")
-    cut = boundaries(found)
-    language, vision = found.language.numpy(), found.vision.numpy()
-    salient = (language >= cut.language) | (vision >= cut.vision)
-    larger, smaller = np.maximum(language, vision), np.minimum(language, vision)
-    unimodal = salient & (larger > cut.ratio * smaller * (1 + 1e-6)) & (larger - smaller >= cut.difference)
-    assert np.array_equal(salient, found.partition.numpy() > 0)
-    assert np.mean(unimodal == np.isin(found.partition.numpy(), (1, 2))) > 0.9999
+def rebuilt(terms: dict[str, str | float]) -> float:
+    """The stored weight, by the formulas of `sab.binarizers.codes`, from what the page names."""
+    scale = terms["scale"]
+    assert isinstance(scale, float)
+    for name in ("code", "kept"):
+        if name in terms:
+            level = int(str(terms[name]).removeprefix("8-bit value ").split()[0])
+            return scale * (level - int(terms["zero at"]))
+    mean = terms.get("row mean", 0.0)
+    assert isinstance(mean, float)
+    first, *second = str(terms.get("sign bit") or terms["sign bits"]).replace("−", "-").split()
+    rest = int(second[0]) * float(terms["second scale"]) if second else 0.0
+    return mean + int(first) * scale + rest
 
 
-def test_causes_are_the_ratio_of_what_the_column_carries() -> None:
+@pytest.mark.parametrize(
+    "method", ["pb-llm", "billm", "arb", "arb-rc", "arb-rc-cgb", "sab", "sab-h", "gptq2", "rtn3", "xnor"]
+)
+def test_a_stored_weight_follows_from_what_is_said_of_it(method: str) -> None:
+    codes = codes_of(method, 12, 20)
+    dense = codes.dense()
+    assert bool(dense.abs().max() > 0)
+    for row, column in ((0, 0), (3, 7), (11, 19), (5, 12)):
+        said = rebuilt(dict(stored_form(codes, row, column)))
+        assert said == pytest.approx(float(dense[row, column]), abs=1e-5)
+
+
+def test_a_kept_weight_is_told_from_a_sign() -> None:
+    codes = codes_of("pb-llm", 12, 20)
+    assert isinstance(codes, KeptCodes)
+    for kept in (True, False):
+        row, column = (codes.kept == kept).nonzero()[0].tolist()
+        assert ("kept" in dict(stored_form(codes, row, column))) == kept
+
+
+def test_lines_are_the_means_of_their_weights_and_count_their_classes() -> None:
     bench = Bench()
-    layer = data(bench).layer(ASK)
+    layer, lines = data(bench).layer(ASK), data(bench).lines(ASK)
     found = bench.significance("r", NAME, Thresholds(), "input")
-    ratio = array(layer["column_ratio"], "<f4")
-    assert ratio[5] == pytest.approx(math.log2(float(found.vision[0, 5] / found.language[0, 5])), abs=1e-4)
+    columns = array(layer["columns"], "<f4").reshape(2, 80)
+    assert np.allclose(columns[1], found.vision.mean(0), rtol=1e-5)
+    assert np.allclose(array(layer["rows"], "<f4").reshape(2, 96)[0], found.language.mean(1), rtol=1e-5)
+    assert layer["units"] == {"axis": "rows", "name": "head", "size": 32}
     assert layer["exact"]["counts"] == list(found.counts().values())
+    for axis, name in ((1, "rows"), (0, "columns")):
+        counted = array(lines[name], "<u4").reshape(3, -1)
+        for code in (1, 2, 3):
+            assert np.array_equal(counted[code - 1], (found.partition == code).sum(axis).numpy())
+
+
+def test_a_profile_counts_again_under_the_thresholds_sent() -> None:
+    bench = Bench()
+    strict = {**ASK, "salient_top_p": 0.01, "diff_quantile": 0.75, "sparsity_thr": 0.1, "colour": "cross"}
+    found = bench.significance("r", NAME, Thresholds(0.01, 0.75, 0.1), "input")
+    counts = found.counts()
+    salient = sum(counts.values()) - counts["neither"]
+    grid = data(bench).profile(strict)["grid"]["data"][0]["z"]
+    value = np.frombuffer(base64.b64decode(grid["bdata"]), dtype=grid["dtype"])[0]
+    assert value == pytest.approx(100 * counts["cross-modal"] / salient)
+    assert data(bench).profile({**strict, "kind": "fisher"}) == {}
+
+
+def stored_controls(bench: Bench, halves: bool = True) -> StoredControls:
+    recipe = bench.only.recipe
+    share = {"unimodal_share": 0.4, "ratio": {}}
+    figures = {
+        **recipe.map_conditions("", "f"), "seeds": 3, "tokens_half": [50, 40],
+        "linears": {NAME: {**dict.fromkeys(("full", "matched", "null_language", "null_vision"), share),
+                           "signal": 0.9, "stability": {"same_class": 0.8}}},
+    }  # fmt: skip
+    language, vision = bench.sensitivities
+    four = (language, language * 1.2, vision, vision.flip(0))
+    return StoredControls(figures, {NAME: four} if halves else {})
+
+
+def test_the_null_is_drawn_from_two_halves_of_one_modality() -> None:
+    bench = Bench()
+    explore = data(bench)
+    explore._nulls._shipped = [stored_controls(bench)]
+    found = explore.null(ASK)
+    json.dumps(found, allow_nan=False)
+    assert found["figures"]["linear"]["matched"] == 0.4
+    assert found["figures"]["tokens_half"] == 40
+    assert found["nulls"]["language"]["unimodal"] == 0  # a factor is no difference
+    assert found["nulls"]["vision"]["unimodal"] > 0.3
+    assert array(found["bins"]["counts"], "<u4").sum() == 2 * 96 * 80
+    strict = explore.null({**ASK, "salient_top_p": 0.01})
+    assert strict["nulls"]["vision"]["salient"] < found["nulls"]["vision"]["salient"]
+
+
+def test_a_null_without_halves_or_of_other_samples_is_not_drawn() -> None:
+    bench = Bench()
+    explore = data(bench)
+    explore._nulls._shipped = [stored_controls(bench, halves=False)]
+    assert set(explore.null(ASK)) == {"state", "share", "message", "figures"}
+    bench.only.recipe = replace(bench.only.recipe, seed=1)
+    assert set(explore.null(ASK)) == {"state", "share", "message"}
 
 
 def test_a_layer_and_an_overview_are_plain_json() -> None:
-    for name in ("overview", "layer", "exact", "tile", "cells", "fisher"):
-        json.dumps(getattr(data(), name)(ASK), allow_nan=False)
+    for name in ("overview", "profile", "layer", "exact", "lines", "tile", "cells", "weight", "fisher"):
+        json.dumps(getattr(data(), name)({**ASK, "row": 0, "column": 0}), allow_nan=False)
 
 
 FORGED: list[Any] = [
@@ -194,7 +288,7 @@ FORGED: list[Any] = [
 
 
 @pytest.mark.parametrize("request_", FORGED)
-@pytest.mark.parametrize("name", ["layer", "exact", "tile", "cells", "weight"])
+@pytest.mark.parametrize("name", ["layer", "exact", "lines", "tile", "cells", "weight"])
 def test_whatever_is_sent_comes_back_as_one_sentence(request_: Any, name: str) -> None:
     found = answer(getattr(data(), name))(request_)
     assert set(found) == {"error"}
@@ -234,10 +328,14 @@ def test_fisher_starts_when_asked_and_tells_how_far_it_is() -> None:
 
 
 def test_a_selection_survives_its_link() -> None:
-    chosen = Selection("chat", "run-7", "a.b", 0.0123, 0.75, 0.25, "fisher", "bits", "mean")
+    chosen = Selection(
+        "chat", "run-7", "a.b", 0.0123, 0.75, 0.25, "fisher", "bits", "mean", "weight,error", "1.5,2,30.25,400", "7,9"
+    )
     assert Selection.from_query(chosen.to_query()) == chosen
     assert Selection().to_query() == {}
     assert Selection.from_query({"tab": "root", "kind": "x", "salient_top_p": "nan", "pooling": 3}) == Selection()
+    forged = {"views": "a,b;drop", "window": "1,2,3", "pinned": "-1,2"}
+    assert Selection.from_query(forged) == Selection()
     assert Selection.from_query({"salient_top_p": "7", "diff_quantile": "-1"}) == Selection(
         salient_top_p=0.5, diff_quantile=0.0
     )
@@ -246,7 +344,7 @@ def test_a_selection_survives_its_link() -> None:
 def test_the_first_run_shown_is_of_the_model_that_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(run_id: str, model: str | None, method: str, finished: bool = True) -> Any:
         recipe = SimpleNamespace(model=model, method=method)
-        return SimpleNamespace(id=run_id, name=run_id, names=(NAME,), recipe=recipe, finished=finished)
+        return SimpleNamespace(id=run_id, name=run_id, names=(NAME,), reports={}, recipe=recipe, finished=finished)
 
     listed = [run("a", None, "sab"), run("b", "/m", "billm"), run("c", "/m", "sab", False), run("d", "/m", "sab")]
     monkeypatch.setattr(Store, "runs", lambda self: listed)

@@ -22,6 +22,7 @@ class Report:
     bits_all_in: float = 2.5
     unimodal_ratio: float = 0.4
     counts: dict[str, int] = field(default_factory=dict)
+    part: str = "decoder"
 
 
 def counts(neither: int, language: int, vision: int, cross: int) -> dict[str, int]:
@@ -38,7 +39,7 @@ REPORTS = [
 def test_overview_puts_each_linear_in_its_cell() -> None:
     info = overview.info(REPORTS, "vision")
     assert info.kinds == ["q_proj", "up_proj"]
-    assert info.blocks == [0, 1]
+    assert [column.label for column in info.columns] == ["0", "1"]
     assert info.values[0].tolist() == [0.25, 0.0]
     assert info.values[1, 0] == 0.5
     assert math.isnan(info.values[1, 1])
@@ -59,6 +60,45 @@ def test_overview_of_nothing_and_of_a_layer_without_classes() -> None:
     plain = overview.info([Report("a", 0, "q_proj", counts=counts(50, 0, 0, 0))], "cross")
     assert math.isnan(plain.values[0, 0])
     overview.figure(plain, dark=True)
+
+
+TOWER = counts(100, 0, 0, 0)
+PARTS = [
+    Report("v.0.qkv", 0, "qkv", counts=TOWER, part="vision"),
+    Report("p.first.0", -1, "0", counts=TOWER, part="projector"),
+    Report("p.first.2", -1, "2", counts=TOWER, part="projector"),
+    Report("p.second.fc", -1, "fc", counts=TOWER, part="projector"),
+    Report("p.third.fc", -1, "fc", counts=TOWER, part="projector"),
+    *REPORTS,
+]
+
+
+def test_every_linear_of_every_part_has_a_cell_of_its_own() -> None:
+    info = overview.info(PARTS, "vision")
+    shown = [name for row in info.names for name in row if name]
+    assert sorted(shown) == sorted(report.name for report in PARTS)
+    assert [(column.part, column.block) for column in info.columns] == [
+        ("vision", 0), ("projector", -1), ("projector", -1), ("decoder", 0), ("decoder", 1),
+    ]  # fmt: skip
+    assert info.kinds[:3] == ["qkv", "first.0", "first.2"]
+    assert info.values[info.kinds.index("q_proj"), 3] == 0.25
+    drawn = overview.figure(info)
+    assert drawn.data[1].customdata[0][0] == "v.0.qkv"  # without classes, but there to be opened
+    assert "vision tower" in "".join(drawn.layout.xaxis.ticktext)
+
+
+def test_depth_keeps_the_parts_apart() -> None:
+    info = depth.info(PARTS, {"m.0.q": 0.1, "m.0.up": 0.3, "m.1.q": 0.5})
+    assert [column.part for column in info.columns] == ["vision", "projector", "decoder", "decoder"]
+    assert np.isnan(info.ratio[:2]).all()
+    assert info.ratio[2:].tolist() == pytest.approx([0.3, 0.6])
+    assert info.sparsity[2:].tolist() == pytest.approx([0.2, 0.5])
+    assert len(depth.figure(info).data) == 5
+
+
+def test_a_model_of_many_blocks_keeps_its_labels_apart() -> None:
+    columns = overview.forward_order([overview.Column("decoder", block) for block in range(80)])
+    assert len(overview.column_axis(columns)["tickvals"]) <= 24  # type: ignore[arg-type]
 
 
 def test_overview_refuses_an_unknown_quantity() -> None:

@@ -10,14 +10,8 @@
   const { Heatmaps, VIEWS, ratioOf, decodeBase64 } = window.SabHeatmaps;
   const Bins = window.SabBins, Marginals = window.SabMarginals, History = window.SabHistory;
   const { Density } = window.SabDensities;
+  const { CLASSES, COLOURS, PRESETS, capital, percent, number, unimodalOf } = window.SabText;
 
-  const CLASSES = ["neither", "language-only", "vision-only", "cross-modal"];
-  const COLOURS = ["neither", "language", "vision", "cross"];
-  const PRESETS = {
-    Paper: { salient_top_p: 0.05, diff_quantile: 0.5, sparsity_thr: 0.005 },
-    Strict: { salient_top_p: 0.01, diff_quantile: 0.75, sparsity_thr: 0.1 },
-    Loose: { salient_top_p: 0.1, diff_quantile: 0.25, sparsity_thr: 0.001 },
-  };
   const THRESHOLDS = {
     salient_top_p: {
       label: "Salient share", about: "A weight is salient if S̄ of either modality is among its largest",
@@ -217,18 +211,6 @@
       group.draw = () => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.value === lens.state[name])));
       group.draw();
       return group;
-    }
-
-    exporter(what, file) {
-      const entries = what === "maps"
-        ? { PNG: () => this.exportMaps("png"), SVG: () => this.exportMaps("svg"), "CSV (cells shown)": () => this.exportCells(), "JSON (this layer)": () => this.exportLayer() }
-        : what === "lines" ? { PNG: () => this.exportLines("png"), SVG: () => this.exportLines("svg"), CSV: () => this.exportLines("csv") }
-        : { PNG: () => this.exportPlot(what, file, "png"), SVG: () => this.exportPlot(what, file, "svg"), JSON: () => this.exportPlot(what, file, "json") };
-      const details = make("details", { class: "sab-export" }, make("summary", { title: "Export" }, "Export"),
-        make("div", {}, ...Object.entries(entries).map(([label, run]) =>
-          make("button", { type: "button", onclick: () => { details.open = false; run(); } }, label))));
-      details.addEventListener("focusout", (event) => { if (!details.contains(event.relatedTarget)) details.open = false; });
-      return details;
     }
 
     /* ---- the server ---- */
@@ -442,7 +424,7 @@
         `Calibrated on ${source.samples} conversations, seed ${source.seed}: ${tokens(report.tokens_language)} language and ${tokens(report.tokens_vision)} vision tokens reached this layer.`,
         `Maps are of the full-precision model; thresholds here do not change the run, which was made with top ${Number((100 * source.thresholds.salient_top_p).toPrecision(2))} %, ${source.thresholds.diff_quantile}, ρ > ${source.thresholds.sparsity_thr}.`,
       ];
-      if (fewest < 8 * shape[1]) {
+      if (fewest < 8 * shape[1] && !this.layer.switched_off) {
         sentences.push(`That is ${number(fewest / shape[1])} tokens per input column for the scarcer modality. Below 8, two samples of the same modality also look different: take single labels with care.`);
       }
       this.source.textContent = sentences.join(" ");
@@ -633,149 +615,6 @@
       return Boolean(this.maps.pinned);
     }
 
-    /** The card about one weight is never empty: it begins with the layer's strongest. */
-    showStrongest() {
-      const cell = this.maps.strongest();
-      if (cell) this.hover(cell, null);
-      this.weightLead.textContent = "The most significant weight of this layer. Point at a map for another, tap a cell to keep it.";
-    }
-
-    hover(cell, point) {
-      clearTimeout(this.detailTimer);
-      if (!cell) { this.tip.hidden = true; return; }
-      const body = this.describe(cell);
-      this.weightLead.textContent = this.maps.pinned ? "Kept: tap the cell again, or press Esc, to let go." : "Tap a cell to keep it here.";
-      this.weightBody.replaceChildren(...body.map((node) => node.cloneNode(true)));
-      if (cell.pooling !== "mean" && (cell.factor > 1 || this.maps.view.bottom - this.maps.view.top > 64)) {
-        this.weightBody.append(make("button", { type: "button", class: "sab-button", onclick: () => this.focus(cell) }, "Zoom to this weight"));
-      }
-      this.tip.hidden = !point;
-      if (point) {
-        this.tip.replaceChildren(...body);
-        const box = this.tip.getBoundingClientRect();
-        this.tip.style.left = `${Math.max(8, Math.min(point.x + 16, window.innerWidth - box.width - 8))}px`;
-        this.tip.style.top = `${point.y + 18 + box.height > window.innerHeight ? Math.max(8, point.y - box.height - 14) : point.y + 18}px`;
-      }
-      const mean = cell.pooling === "mean";
-      const key = `${cell.weightRow}|${cell.weightColumn}`;
-      if (mean || this.details.has(key)) return;
-      this.detailTimer = setTimeout(async () => {
-        const found = await this.ask("weight", { row: cell.weightRow, column: cell.weightColumn });
-        if (found.error) return;
-        if (this.details.size > 500) this.details.clear();
-        this.details.set(key, found);
-        const now = this.maps.hovered || this.maps.pinned;
-        if (!now && !point) this.showStrongest();
-        else if (now && now.weightRow === cell.weightRow && now.weightColumn === cell.weightColumn) this.hover(now, this.tip.hidden ? null : point);
-      }, 70);
-    }
-
-    focus(cell) {
-      this.maps.pin([cell.row, cell.column]);
-      this.maps.focus(cell.weightRow, cell.weightColumn);
-      lens.update({ pinned: `${cell.weightRow},${cell.weightColumn}` });
-      this.mapHost.scrollIntoView({ behavior: "smooth", block: "nearest" });
-    }
-
-    /** log2 of vision over language significance of a whole row or column; ±40 where one of them is nothing. */
-    lean(means, line) {
-      const count = means.length / 2, [language, vision] = [means[line], means[count + line]];
-      return language || vision ? Math.max(-40, Math.min(40, Math.log2(vision) - Math.log2(language))) : 0;
-    }
-
-    describe(cell) {
-      const mean = cell.pooling === "mean";
-      const place = cell.factor === 1
-        ? `row ${cell.row}, column ${cell.column}`
-        : mean ? `rows ${cell.row}–${Math.min(cell.row + cell.factor, this.layer.shape[0]) - 1}, columns ${cell.column}–${Math.min(cell.column + cell.factor, this.layer.shape[1]) - 1}`
-          : `row ${cell.weightRow}, column ${cell.weightColumn}`;
-      const terms = [["S̄ language", number(cell.language)], ["S̄ vision", number(cell.vision)], ["ρ", cell.sparsity.toFixed(3)], ["Λ", cell.weighting.toFixed(3)]];
-      const found = mean ? null : this.details.get(`${cell.weightRow}|${cell.weightColumn}`);
-      if (found) {
-        terms.push(["W", signed(found.weight)]);
-        if (found.binarized !== undefined) {
-          terms.push(["Ŵ", signed(found.binarized)], ["W − Ŵ", signed(found.lost)]);
-          terms.push(...found.stored.map(([term, value]) => [term, typeof value === "number" ? signed(value) : value]));
-        }
-      } else if (!mean) terms.push(["W", "…"]);
-      const cause = (line, ratio) => (Math.abs(ratio) < 0.005 ? `${line}: both modalities alike`
-        : `${line}: ${ratio > 0 ? "vision" : "language"} ${number(2 ** Math.abs(ratio))} × ${ratio > 0 ? "language" : "vision"}`);
-      const causes = [];
-      if (!mean) {
-        const column = `column ${cell.weightColumn}`, row = `row ${cell.weightRow}`;
-        if (lens.state.kind === "input") causes.push(`Why: in ${cause(column, this.lean(this.layer.columnMeans, cell.weightColumn))}; the input decides it for the whole column.`);
-        else causes.push(`Summed over ${cause(row, this.lean(this.layer.rowMeans, cell.weightRow))}.`, `Summed over ${cause(column, this.lean(this.layer.columnMeans, cell.weightColumn))}.`);
-      }
-      const notes = cell.factor > 1 ? [`${mean ? "Mean" : "Strongest"} of ${cell.factor} × ${cell.factor} weights.`] : [];
-      return [
-        make("p", { class: "sab-tip-head" }, make("i", { class: "sab-swatch", style: `background: var(--sab-${COLOURS[cell.class]})` }), make("b", {}, CLASSES[cell.class]), ` ${place}`),
-        make("dl", { class: "sab-tip-terms" }, ...terms.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value)))),
-        ...[...causes, ...notes].map((text) => make("p", { class: "sab-note" }, text)),
-      ];
-    }
-
-    /* ---- null and stability ---- */
-
-    async showNull(start = false) {
-      clearTimeout(this.nullTimer);
-      const number = this.layerNumber, asked = (this.nullAsked = {});
-      const found = await this.ask("null", start ? { start: true } : {});
-      if (number !== this.layerNumber || asked !== this.nullAsked || !this.layer) return;
-      const problem = found.error || (found.state === "failed" && found.message);
-      const drawn = Boolean(found.bins);
-      this.nullBins = drawn ? new Bins(found.bins, this.layer.code) : null;
-      this.nullDensity.host.hidden = !drawn;
-      this.nullPanel.hidden = drawn;
-      if (drawn) this.nullDensity.draw(found.density, this.density.boundaries);
-      else if (found.state === "running") {
-        this.nullPanel.replaceChildren(
-          make("p", {}, `Splitting the samples and mapping the halves: ${Math.round(100 * found.share)} %`),
-          make("progress", { max: "1", value: String(found.share) }),
-          make("p", { class: "sab-note" }, "Chat waits until this is done."));
-        this.nullTimer = setTimeout(() => this.showNull(), 1000);
-      } else {
-        this.nullPanel.replaceChildren(
-          make("p", {}, problem || (found.figures ? "The figures above are at hand; the picture of the null is computed when asked for." : "Nobody has computed the null of these maps yet.")),
-          make("button", { type: "button", class: "sab-button", onclick: () => this.showNull(true) }, problem ? "Try again" : "Compute the null"),
-          make("p", { class: "sab-note" }, "Three calibration seeds, in the background."));
-      }
-      this.nullFound = found;
-      const counts = this.layer.exact.counts;
-      const nulls = found.nulls && ["language", "vision"].map((name) => found.nulls[name].unimodal).filter((share) => share !== null);
-      this.drawChance(this.counted || counts, nulls?.length ? nulls.reduce((sum, share) => sum + share, 0) / nulls.length : null, true);
-      this.drawNullText(found);
-    }
-
-    /** Under the class counts: the unimodal share, and what chance would give. */
-    drawChance(counts, chance, exact) {
-      const here = unimodalOf(counts);
-      this.chance.textContent = chance === null || here === null ? ""
-        : `${percent(here)} of the salient weights are called unimodal; between two halves of one modality ${exact ? "" : "about "}${percent(chance)} would be.`;
-    }
-
-    drawNullText({ figures }) {
-      if (!figures) { this.nullText.replaceChildren(); return; }
-      const { linear, thresholds, samples, seeds, tokens_half: half } = figures;
-      const worst = Math.max(linear.null_language ?? 0, linear.null_vision ?? 0);
-      const fact = (value, label, about) => make("div", { title: about }, make("b", {}, value), make("span", {}, label));
-      const facts = [
-        fact(percent(linear.matched ?? 0), "unimodal: language against vision", `Share of the salient weights, at ${half.toLocaleString("en")} tokens a side`),
-        fact(`${percent(linear.null_language ?? 0)} · ${percent(linear.null_vision ?? 0)}`, "unimodal: two halves of language · of vision", "What the same thresholds call unimodal where there is nothing to tell apart"),
-        fact(percent(Math.max(0, linear.signal ?? 0)), "of the spread of S̄ ratios is signal", "Share of the variance of the log ratio that the halves do not show"),
-      ];
-      if (linear.stability) facts.push(fact(percent(linear.stability.same_class), `of the labels stay under ${seeds} other sets of samples`, "Equal classes among weights that are salient in either map"));
-      const matched = linear.matched ?? 0, signal = linear.signal ?? 0;
-      const verdict = signal < 0.5
-        ? "Most of the spread here is sampling noise: do not read single labels. More calibration samples help."
-        : worst > 0.6 * matched ? "The share alone says little here, for the difference threshold caps it and noise fills the cap: look at the S̄ ratio of a weight, not at its label."
-          : worst > 0.25 * matched ? "More than chance, but part of these labels would come up by chance."
-            : "Far more than chance.";
-      const paper = Object.keys(PRESETS.Paper).every((name) => Math.abs(PRESETS.Paper[name] - thresholds[name]) < 1e-9);
-      this.nullText.replaceChildren(
-        make("div", { class: "sab-null-facts" }, ...facts),
-        make("p", { class: "sab-note" }, `${verdict} Figures at ${paper ? "the paper's" : "the run's"} thresholds, ${samples} samples a seed.`));
-    }
-
     /* ---- Fisher ---- */
 
     pick(name, value) {
@@ -820,110 +659,6 @@
       this.fisherTimer = setTimeout(() => this.wantFisher(), 700);
     }
 
-    /* ---- export ---- */
-
-    fileName(what) {
-      const layer = lens.state.linear.split(".").slice(-3).join("-");
-      return `sab-lens-${lens.state.run}-${layer}-${what}`;
-    }
-
-    async exportPlot(what, file, format) {
-      const Plotly = window.Plotly;
-      if (!Plotly || !this.gridData) return;
-      const layered = what === "density";
-      const figures = layered ? { density: this.density.seen(), null: this.nullBins && this.nullDensity.seen() } : { [what]: what === "grid" ? this.gridData : this.depthData };
-      const plot = { grid: this.grid, depth: this.depth, density: this.density.plot }[what];
-      for (const [name, figure] of Object.entries(figures)) {
-        if (!figure) continue;
-        const filename = layered ? this.fileName(name) : `sab-lens-${file}`;
-        if (format === "json") {
-          lens.save(JSON.stringify({ data: figure.data, layout: { xaxis: figure.layout.xaxis, yaxis: figure.layout.yaxis, shapes: figure.layout.shapes } }), `${filename}.json`, "application/json");
-        } else {
-          await Plotly.downloadImage({ data: figure.data, layout: { ...figure.layout, paper_bgcolor: lens.colour("surface") } }, { format, filename, width: plot.clientWidth, height: plot.clientHeight, scale: format === "png" ? 2 : 1 });
-        }
-      }
-    }
-
-    exportLines(format) {
-      if (!this.layer) return;
-      const name = this.fileName("lines");
-      if (format === "csv") { lens.save(this.marginals.csv(), `${name}.csv`, "text/csv"); return; }
-      if (format === "svg") { lens.save(this.marginals.svg(), `${name}.svg`, "image/svg+xml"); return; }
-      this.rasterise(this.marginals.svg(), (blob) => lens.save(blob, `${name}.png`));
-    }
-
-    /** An SVG as PNG, twice as sharp. */
-    rasterise(svg, done) {
-      const picture = new Image();
-      picture.onload = () => {
-        const canvas = make("canvas", { width: 2 * picture.width, height: 2 * picture.height });
-        canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-        canvas.toBlob(done);
-      };
-      picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
-    }
-
-    /** The maps as they stand; in SVG titles are text and the cells of each map a picture. */
-    exportMaps(format) {
-      const panels = this.maps.order.map((name) => [name, this.maps.panels.get(name)]);
-      if (!panels.length || !this.layer) return;
-      const scale = window.devicePixelRatio || 1;
-      const [width, height] = [panels[0][1].canvas.width / scale, panels[0][1].canvas.height / scale];
-      const across = Math.min(3, panels.length), down = Math.ceil(panels.length / across);
-      const head = 30, gap = 14, top = 34;
-      const size = [across * (width + gap) + gap, top + down * (height + head + gap)];
-      const caption = `${this.title.textContent} · ${lens.run().name} · ${this.poolNote.textContent}`;
-      const place = (index) => [gap + (index % across) * (width + gap), top + Math.floor(index / across) * (height + head + gap)];
-      if (format === "svg") {
-        const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-        const parts = panels.map(([name, panel], index) => {
-          const [x, y] = place(index);
-          return `<text x="${x}" y="${y + 18}" font-size="13" font-weight="600">${escaped(VIEWS[name].title)}</text><image x="${x}" y="${y + head}" width="${width}" height="${height}" href="${panel.canvas.toDataURL("image/png")}"/>`;
-        });
-        const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${size[0]}" height="${size[1]}" font-family='${lens.colour("font").replaceAll("'", "")}' fill="${lens.colour("text")}"><rect width="100%" height="100%" fill="${lens.colour("surface")}"/><text x="${gap}" y="22" font-size="15" font-weight="600">${escaped(caption)}</text>${parts.join("")}</svg>`;
-        lens.save(svg, `${this.fileName("maps")}.svg`, "image/svg+xml");
-        return;
-      }
-      const canvas = make("canvas", { width: Math.round(size[0] * scale), height: Math.round(size[1] * scale) });
-      const context = canvas.getContext("2d");
-      context.scale(scale, scale);
-      context.fillStyle = lens.colour("surface");
-      context.fillRect(0, 0, ...size);
-      context.fillStyle = lens.colour("text");
-      context.font = `600 15px ${lens.colour("font")}`;
-      context.fillText(caption, gap, 22);
-      context.font = `600 13px ${lens.colour("font")}`;
-      panels.forEach(([name, panel], index) => {
-        const [x, y] = place(index);
-        context.fillText(VIEWS[name].title, x, y + 18);
-        context.drawImage(panel.canvas, x, y + head, width, height);
-      });
-      canvas.toBlob((blob) => lens.save(blob, `${this.fileName("maps")}.png`));
-    }
-
-    /** The server writes it: what is drawn here comes from 16-bit codes, and a few weights at a cut may fall otherwise. */
-    async exportCells() {
-      const tile = this.maps.best();
-      if (!tile) return;
-      const { row, column, rows, columns, factor } = tile, { top, left, bottom, right } = this.maps.view;
-      const rectangle = [row, column, row + rows * factor, column + columns * factor];
-      const found = await this.ask("cells", { rectangle, view: [top, left, bottom, right] });
-      if (found.error) { lens.toast(found.error); return; }
-      lens.save(found.csv, `${this.fileName("cells")}.csv`, "text/csv");
-    }
-
-    async exportLayer() {
-      const exact = await this.ask("exact");
-      if (exact.error) { lens.toast(exact.error); return; }
-      const { run, linear, kind } = lens.state;
-      const content = {
-        run, linear, sensitivity: kind, shape: this.layer.shape,
-        thresholds: exact.thresholds,
-        boundaries: exact.boundaries, counts: Object.fromEntries(CLASSES.map((name, code) => [name, exact.counts[code]])),
-        unimodal_ratio: exact.unimodal_ratio, report: this.layer.report,
-      };
-      lens.save(JSON.stringify(content, null, 1), `${this.fileName("layer")}.json`, "application/json");
-    }
   }
 
   const viewsOf = ({ views }) => {
@@ -935,9 +670,6 @@
     return bottom > top && right > left ? { top, left, bottom, right } : null;
   };
   const wantedOf = ({ quantity }) => JSON.stringify([lens.state.run, lens.state.kind, quantity.value, lens.dark, ...Object.keys(THRESHOLDS).map((name) => lens.state[name])]);
-  const unimodalOf = ([, language, vision, cross]) => (language + vision + cross > 0 ? (language + vision) / (language + vision + cross) : null);
-  const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-  const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(1)} %` : `${Number((100 * share).toPrecision(2))} %`);
-  const number = (value) => (value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value >= 0.01 ? Number(value.toPrecision(3)).toString() : value >= 1e-4 ? Number(value.toPrecision(2)).toString() : value.toExponential(1));
-  const signed = (value) => (value < 0 ? `−${number(-value)}` : number(value));
+
+  Object.assign(Explore.prototype, window.SabExploreNull, window.SabExploreWeight, window.SabExploreExport);
 })();

@@ -16,7 +16,7 @@ from viz.figures.overview import CLASS_NAMES, Column, Report, class_counts, colu
 class DepthInfo(NamedTuple):
     """shares [3, columns]: language-only, vision-only, cross-modal, of the block's salient weights (NaN where
     it has none); ratio, sparsity [columns]: r and mean ρ of its linears, averaged by their number of weights (ρ is NaN
-    where it is not known)."""
+    where it is not known, r where nothing is salient)."""
 
     columns: list[Column]
     shares: NDArray[np.float64]
@@ -38,7 +38,8 @@ def info(reports: Sequence[Report], sparsity: Mapping[str, float] | None = None)
         rho[column] += (sparsity or {}).get(report.name, np.nan) * sum(classes)
     salient, weights = counts[1:].sum(axis=0), counts.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return DepthInfo(columns, np.where(salient > 0, counts[1:] / salient, np.nan), ratio / weights, rho / weights)
+        ratio = np.where(salient > 0, ratio / weights, np.nan)
+        return DepthInfo(columns, np.where(salient > 0, counts[1:] / salient, np.nan), ratio, rho / weights)
 
 
 def figure(info: DepthInfo, dark: bool = False) -> go.Figure:

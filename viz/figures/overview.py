@@ -100,6 +100,11 @@ def class_counts(report: Report) -> tuple[int, int, int, int]:
     return neither, language, vision, cross
 
 
+def kind_label(report: Report) -> str:
+    """What a row is called: the kind, with the module it is in where that is a mere number."""
+    return ".".join(report.name.split(".")[-2:]) if report.kind.isdigit() else report.kind
+
+
 def columns_of(reports: Sequence[Report]) -> list[Column]:
     """The column of each report, in the order given."""
     taken: dict[tuple[str, int, str], int] = {}
@@ -121,13 +126,13 @@ def info(reports: Sequence[Report], quantity: str) -> OverviewInfo:
     """Arrange reports in a grid; kinds keep the order in which a block runs them."""
     if quantity not in QUANTITIES:
         raise ValueError(f"Colour by one of {', '.join(QUANTITIES)}, not “{quantity}”.")
-    kinds = list(dict.fromkeys(report.kind for report in reports))
+    kinds = list(dict.fromkeys(kind_label(report) for report in reports))
     places = columns_of(reports)
     columns = forward_order(places)
     values = np.full((len(kinds), len(columns)), np.nan)
     names = [["" for _ in columns] for _ in kinds]
     for report, place in zip(reports, places, strict=True):
-        row, column = kinds.index(report.kind), columns.index(place)
+        row, column = kinds.index(kind_label(report)), columns.index(place)
         values[row, column] = _value(report, quantity)
         names[row][column] = report.name
     return OverviewInfo(quantity, kinds, columns, values, names)
@@ -145,7 +150,8 @@ def _value(report: Report, quantity: str) -> float:
 
 
 def figure(info: OverviewInfo, dark: bool = False) -> go.Figure:
-    """The grid; customdata of each cell is the linear's name, its text the column's title."""
+    """The grid; customdata of each cell is the linear's name, its text the column's title. A linear without a value
+    is drawn pale, so that it can be found and opened all the same."""
     quantity = QUANTITIES[info.quantity]
     colours = theme.palette(dark)
     if quantity.colour:
@@ -180,6 +186,20 @@ def figure(info: OverviewInfo, dark: bool = False) -> go.Figure:
             },
         )
     )
+    without = np.array(info.names, dtype=bool).reshape(info.values.shape) & ~np.isfinite(info.values)
+    if without.any():
+        drawn.add_heatmap(
+            z=np.where(without, 0.0, np.nan),
+            x=list(range(len(info.columns))),
+            y=info.kinds,
+            customdata=info.names,
+            text=drawn.data[0].text,
+            colorscale=[[0.0, colours.raised], [1.0, colours.raised]],
+            showscale=False,
+            xgap=3,
+            ygap=3,
+            hovertemplate="%{text} · %{y}<br>no salient weights to divide into classes<extra></extra>",
+        )
     drawn.update_layout(
         template=theme.template(dark),
         xaxis={"showgrid": False, "ticks": "", "fixedrange": True, "zeroline": False, **column_axis(info.columns)},

@@ -24,7 +24,7 @@ from viz.downsample import LOG2_LOW, LOG2_STEP, encode, window
 from viz.figures import density, depth, overview
 from viz.figures.overview import Report
 from viz.pages.cells import cells_csv, cropped
-from viz.pages.layer import Layer, boundaries, line_classes
+from viz.pages.layer import Layer
 from viz.pages.nulls import Nulls, null_answer
 from viz.pages.profile import Profiles
 from viz.pages.shared import Shared, script_tags
@@ -40,10 +40,7 @@ Answer = dict[str, Any]
 FIELDS = ("weight", "binarized")
 SCRIPTS = (
     "heatmap.js",
-    "explore_bins.js",
-    "explore_lines.js",
-    "explore_density.js",
-    "explore_history.js",
+    *(f"explore_{part}.js" for part in ("text", "bins", "lines", "density", "history", "null", "weight", "export")),
     "explore.js",
 )
 FUNCTIONS = ("overview", "profile", "layer", "exact", "lines", "tile", "cells", "weight", "null", "fisher", "model")
@@ -88,7 +85,7 @@ class ExploreData:
         self._store = store
         self._nulls = Nulls(store)
         self._profiles = Profiles(store)
-        self._layers = Bounded(96e6, cost=lambda layer: layer.language.size)  # about 17 bytes a weight
+        self._layers = Bounded(64e6, cost=lambda layer: layer.language.size)  # about 30 bytes a weight
         self._dense = Bounded(96e6, cost=lambda pair: pair[1].size)
 
     def overview(self, request: Request) -> Answer:
@@ -103,7 +100,7 @@ class ExploreData:
                     "title": _title(report.part, report.block),
                     "part": report.part,
                     "block": report.block,
-                    "kind": report.kind,
+                    "kind": overview.kind_label(report),
                     "shape": report.shape,
                 }
                 for report in reports
@@ -132,7 +129,7 @@ class ExploreData:
         found = self._exact(run, linear, kind, Selection.from_query(request))
         report = run.reports.get(linear)
         binned = density.info(layer.language, layer.vision, _boundaries(found))
-        units = self._store.lvlm.units(linear)
+        units, recipe = self._store.lvlm.units(linear), self._nulls.map_recipe(run, kind)
         return {
             "shape": layer.language.shape,
             "code": {"low": LOG2_LOW, "step": LOG2_STEP},
@@ -145,8 +142,8 @@ class ExploreData:
             "switched_off": layer.switched_off,
             "exact": found,
             "source": {
-                "samples": run.recipe.samples,
-                "seed": run.recipe.seed,
+                "samples": recipe.samples,
+                "seed": recipe.seed,
                 "thresholds": asdict(run.recipe.thresholds),
             },
             "report": None
@@ -169,9 +166,10 @@ class ExploreData:
     def lines(self, request: Request) -> Answer:
         """How many weights of each class every row [3, n] and column [3, m] holds, exactly."""
         run, linear, kind = self._place(request)
-        thresholds = Selection.from_query(request).thresholds()
-        partition = self._store.significance(run.id, linear, thresholds, kind).partition.numpy()
-        return {"rows": _base64(line_classes(partition, 0)), "columns": _base64(line_classes(partition, 1))}
+        layer = self._layer(run, linear, kind)
+        found = layer.classes(Selection.from_query(request).thresholds())
+        shape = layer.pyramid.shape
+        return {"rows": _base64(found.lines(shape, 0)), "columns": _base64(found.lines(shape, 1))}
 
     def tile(self, request: Request) -> Answer:
         """The sharpest tile of at most 256² cells that covers a rectangle [top, left, bottom, right]."""
@@ -247,7 +245,7 @@ class ExploreData:
         """How far the Fisher sensitivities are; {"start": true} begins computing them."""
         run = self._run(request)
         work = self._store.fisher_work
-        if run.sensitivity(next(iter(run.names), ""), "fisher") is not None:
+        if run.sensitivities("fisher"):
             return {"state": "done", "share": 1.0, "message": ""}
         if request.get("start") is True:
             self._store.compute_fisher()
@@ -271,7 +269,7 @@ class ExploreData:
     def _layer(self, run: Run, linear: str, kind: str) -> Layer:
         def build() -> Layer:
             found = self._store.significance(run.id, linear, Selection().thresholds(), kind)
-            return Layer.of(self._store.weight(run, linear).numpy(), found)
+            return Layer.of(self._store.weight(run, linear).numpy(), found, self._store.without_language(linear))
 
         return self._layers.get((version(run), linear, kind), build)
 
@@ -285,17 +283,17 @@ class ExploreData:
         return self._dense.get((version(run), linear), build)
 
     def _exact(self, run: Run, linear: str, kind: str, selection: Selection) -> Answer:
-        found = self._store.significance(run.id, linear, selection.thresholds(), kind)
-        counts = list(found.counts().values())
+        layer, thresholds = self._layer(run, linear, kind), selection.thresholds()
+        found = layer.classes(thresholds)
         return {
             "boundaries": {  # json has no infinity
-                name: cut if math.isfinite(cut) else None for name, cut in boundaries(found)._asdict().items()
+                name: cut if math.isfinite(cut) else None for name, cut in found.boundaries._asdict().items()
             },
-            "counts": counts,
+            "counts": list(found.counts),
             "unimodal_ratio": found.unimodal_ratio,
-            "mean_sparsity": float(found.sparsity.mean()),
-            "switched_off": found.switched_off or "",
-            "thresholds": asdict(found.thresholds),
+            "mean_sparsity": layer.mean_sparsity,
+            "switched_off": layer.switched_off,
+            "thresholds": asdict(thresholds),
         }
 
 

@@ -56,7 +56,7 @@ class Nulls:
 
     def compute(self, run: Run, kind: str) -> None:
         """Start computing the controls of a run's maps in the background, unless that is under way or done."""
-        work, recipe = self.work(run, kind), self._recipe(run, kind)
+        work, recipe = self.work(run, kind), self.map_recipe(run, kind)
 
         def task() -> None:
             from sab import calibration
@@ -81,14 +81,14 @@ class Nulls:
 
         work.start(task, f"null-{kind}")
 
-    def _recipe(self, run: Run, kind: str) -> Recipe:
+    def map_recipe(self, run: Run, kind: str) -> Recipe:
         """What the maps of this kind were made with: the run's recipe, or what the page computes Fisher maps with."""
-        if kind == "fisher" and run.sensitivity(next(iter(run.names), ""), "fisher") is None:
+        if kind == "fisher" and not run.sensitivities("fisher"):
             return replace(run.recipe, sensitivity=kind, samples=FISHER_SAMPLES, seed=0, split="token")
         return replace(run.recipe, sensitivity=kind)
 
     def _conditions(self, run: Run, kind: str) -> Mapping[str, Any]:
-        return self._recipe(run, kind).map_conditions(run.recipe.model or "", run.fingerprint)
+        return self.map_recipe(run, kind).map_conditions(run.recipe.model or "", run.fingerprint)
 
 
 def null_maps(weight: Tensor, halves: tuple[Tensor, ...], thresholds: Thresholds) -> dict[str, SignificanceMap]:

@@ -46,8 +46,7 @@ class Profiles:
         if run.fingerprint != self._store.lvlm.fingerprint:
             return None
         found = {name: self._store.sensitivity(run, name, selection.kind) for name in reports}
-        decoder = [name for name, report in reports.items() if report.part == "decoder"]
-        if any(found[name] is None for name in decoder):
+        if any(pair is None for pair in found.values()):
             return None
         thresholds = selection.thresholds()
 
@@ -57,12 +56,8 @@ class Profiles:
             seen = []
             for name, report in reports.items():
                 pair = found[name]
-                if pair is None:  # outside the decoder a map has no say
-                    counts, ratio, sparsity = report.counts, report.unimodal_ratio, float("nan")
-                else:
-                    drawn = significance_map(self._store.weight(run, name), *pair, thresholds)
-                    counts, ratio = drawn.counts(), drawn.unimodal_ratio
-                    sparsity = float("nan") if drawn.switched_off else float(drawn.sparsity.mean())
+                assert pair is not None
+                drawn = significance_map(self._store.weight(run, name), *pair, thresholds)
                 seen.append(
                     Seen(
                         name=name,
@@ -71,9 +66,9 @@ class Profiles:
                         part=report.part,
                         relative_loss=report.relative_loss,
                         bits_all_in=report.bits_all_in,
-                        unimodal_ratio=ratio,
-                        counts=counts,
-                        sparsity=sparsity,
+                        unimodal_ratio=drawn.unimodal_ratio,
+                        counts=drawn.counts(),
+                        sparsity=float("nan") if drawn.switched_off else float(drawn.sparsity.mean()),
                     )
                 )
             return seen

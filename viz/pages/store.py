@@ -200,12 +200,14 @@ class Work:
 class Store:
     """The model, the runs and what is derived from them, shared by all visitors of the process."""
 
-    def __init__(self, model: str | None = None, run_directories: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, model: str | None = None, run_directories: Sequence[Path] = (), lvlm: LVLM | None = None
+    ) -> None:
         self.model = model
         self.device_lock = threading.Lock()  # one forward or backward pass at a time on the device
         self.jobs = Jobs()  # runs and evaluations that visitors have asked for
         self._run_directories = tuple(run_directories)
-        self._lvlm: LVLM | None = None
+        self._lvlm = lvlm  # where it is loaded already
         self._lvlm_lock = threading.Lock()
         self._runs_lock = threading.Lock()
         self._runs: list[Run] = []
@@ -312,11 +314,22 @@ class Store:
         return self._maps.get((version(run), linear, thresholds, kind), build)
 
     def sensitivity(self, run: Run, linear: str, kind: str) -> tuple[Tensor, Tensor] | None:
-        """What the run holds, or what was computed in this process; None where neither is there."""
+        """What the run holds, or what was computed in this process; None where neither is there. Where language cannot
+        come, nothing for language and the same everywhere for vision."""
+        if self.without_language(linear):
+            import torch
+
+            inputs = self.lvlm.linears[linear].weight.shape[1]
+            return torch.zeros(inputs), torch.ones(inputs)
         found = run.sensitivity(linear, kind)
         if found is None and kind == "fisher" and run.fingerprint == self.lvlm.fingerprint:
             found = self._fisher.get(linear)
         return found
+
+    def without_language(self, linear: str) -> bool:
+        """Whether a linear lies before the decoder, where vision tokens alone pass."""
+        info = self.lvlm.info.get(linear)
+        return info is not None and info.part != "decoder"
 
     def made_from(self, run: Run) -> bool:
         """Whether a run is of the model that is open; before it is loaded, going by what the recipe names."""
@@ -388,5 +401,6 @@ class Store:
         if linear not in names:
             if linear:
                 message = message or f"This run has no layer “{linear}”; showing its first one."
-            linear = names[0] if names else ""
+            decoder = (name for name, report in run.reports.items() if report.part == "decoder")
+            linear = next(decoder, names[0] if names else "")
         return replace(selection, run=run.id, linear=linear), message
