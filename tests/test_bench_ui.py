@@ -50,8 +50,12 @@ def test_sizes_that_make_no_sense_are_one_sentence(capsys: pytest.CaptureFixture
 def test_without_the_page_the_command_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
+    found = importlib.import_module
+
+    def missing(name: str, package: str | None = None) -> Any:
+        if name == "viz.bench":
+            raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
+        return found(name, package)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["bench", "ui"]) == 2
