@@ -242,7 +242,7 @@ def stored_controls(bench: Bench, halves: bool = True) -> StoredControls:
     recipe = bench.only.recipe
     share = {"unimodal_share": 0.4, "ratio": {}}
     figures = {
-        **recipe.map_conditions("", "f"), "seeds": 3, "tokens_half": [50, 40],
+        **recipe.map_conditions("f"), "seeds": 3, "tokens_half": [50, 40],
         "linears": {NAME: {**dict.fromkeys(("full", "matched", "null_language", "null_vision"), share),
                            "signal": 0.9, "stability": {"same_class": 0.8}}},
     }  # fmt: skip
@@ -329,8 +329,8 @@ def test_fisher_starts_when_asked_and_tells_how_far_it_is() -> None:
 
 def test_a_selection_survives_its_link() -> None:
     chosen = Selection(
-        "chat", "run-7", "a.b", 0.0123, 0.75, 0.25, "fisher", "bits", "mean", "weight,error", "1.5,2,30.25,400", "7,9"
-    )
+        "chat", "run-7", "a.b", 0.0123, 0.75, 0.25, "fisher", "bits", "mean", "a", "b", "weight", "1.5,2,30,400", "7,9"
+    )  # fmt: skip
     assert Selection.from_query(chosen.to_query()) == chosen
     assert Selection().to_query() == {}
     assert Selection.from_query({"tab": "root", "kind": "x", "salient_top_p": "nan", "pooling": 3}) == Selection()

@@ -88,7 +88,7 @@ class Nulls:
         return replace(run.recipe, sensitivity=kind)
 
     def _conditions(self, run: Run, kind: str) -> Mapping[str, Any]:
-        return self.map_recipe(run, kind).map_conditions(run.recipe.model or "", run.fingerprint)
+        return self.map_recipe(run, kind).map_conditions(run.fingerprint)
 
 
 def null_maps(weight: Tensor, halves: tuple[Tensor, ...], thresholds: Thresholds) -> dict[str, SignificanceMap]:
