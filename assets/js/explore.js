@@ -196,7 +196,7 @@
         },
         onHover: (cell, point) => { this.hover(cell, point); this.marginals.mark(point && cell && cell.pooling !== "mean" ? cell : null); },
         onView: (view, tile) => this.viewed(view, tile),
-        onPin: (cell) => lens.update({ pinned: cell && cell.pooling !== "mean" ? `${cell.weightRow},${cell.weightColumn}` : "" }),
+        onPin: (cell) => lens.update({ pinned: pinnedText(cell) }),
       });
       this.views = viewsOf(lens.state);
       this.drawChips();
@@ -243,7 +243,7 @@
       else if (any("pooling")) this.maps.reload();
       else if (any(...Object.keys(THRESHOLDS)) && !this.dragging) { this.drawSliders(); this.preview(); this.settle(); }
       if (any("window") && !any("linear") && lens.state.window !== this.windowText()) this.restoreWindow();
-      if (any("pinned") && !any("linear")) this.restorePin();
+      if (any("pinned") && !any("linear") && lens.state.pinned !== pinnedText(this.maps.pinned)) this.restorePin();
       if (any("linear") && this.grid.data) this.markCell();
     }
 
@@ -364,6 +364,7 @@
     async openLayer({ keepMaps = false }) {
       if (!lens.run() || !lens.state.linear) return;
       const number = ++this.layerNumber;
+      clearTimeout(this.windowTimer); // what the layer before showed is not this one's
       const started = performance.now();
       if (lens.state.kind === "fisher" && !(await this.fisherReady())) return;
       if (number !== this.layerNumber) return;
@@ -669,6 +670,7 @@
     const [top, left, bottom, right] = (text || "").split(",").map(Number);
     return bottom > top && right > left ? { top, left, bottom, right } : null;
   };
+  const pinnedText = (cell) => (cell && cell.pooling !== "mean" ? `${cell.weightRow},${cell.weightColumn}` : "");
   const wantedOf = ({ quantity }) => JSON.stringify([lens.state.run, lens.state.kind, quantity.value, lens.dark, ...Object.keys(THRESHOLDS).map((name) => lens.state[name])]);
 
   Object.assign(Explore.prototype, window.SabExploreNull, window.SabExploreWeight, window.SabExploreExport);
