@@ -147,12 +147,12 @@ def comparison(table: dict[str, Any]) -> str:
         "95 % intervals over questions."
     )
     for gap in table["gaps"]:
-        if gap["first"] == "sab":
+        if gap["first"] in ("sab", "sab+fisher"):
             value, (low, high) = gap["accuracy"]["value"], gap["accuracy"]["interval"]
             kl, (kl_low, kl_high) = gap["kl"]["value"], gap["kl"]["interval"]
             lines += [
                 "",
-                f"`sab` against its control `{gap['second']}`, paired by question: {100 * value:+.1f} points "
+                f"`{gap['first']}` against its control `{gap['second']}`, paired by question: {100 * value:+.1f} points "
                 f"({100 * low:+.1f} to {100 * high:+.1f}), KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f}).",
             ]
     return "\n".join([head, "", *lines])

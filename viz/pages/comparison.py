@@ -98,9 +98,14 @@ def findings(table: dict[str, Any]) -> str:
 
 def _sentences(table: dict[str, Any]) -> Iterator[str]:
     rows = {row["entry"]: row for row in table["rows"]}
-    gap = next((gap for gap in table["gaps"] if (gap["first"], gap["second"]) == ("sab", CONTROL)), None)
-    if gap is not None:
-        yield _against_control(gap)
+    gaps = {gap["first"]: gap for gap in table["gaps"] if gap["second"] == CONTROL}
+    if "sab" in gaps:
+        yield (
+            f"**SAB against ARB-RC + CGB**, the same method without the map, paired by question: {_gap(gaps['sab'])} A "
+            "map from input statistics is constant down each column and acts through the row scales alone."
+        )
+    if "sab+fisher" in gaps:
+        yield f"With the **Fisher map**, which differs from row to row, SAB stands to it so: {_gap(gaps['sab+fisher'])}"
     if {"full", "sab", "sab-h"} <= rows.keys():
         yield from _won_back(rows["full"], rows["sab"], rows["sab-h"])
     if "sab" in rows:
@@ -147,15 +152,14 @@ def _order(rows: Sequence[dict[str, Any]]) -> str:
     return f"The order of the paper's table ({names}) {holds}."
 
 
-def _against_control(gap: dict[str, Any]) -> str:
-    """How SAB stands to the same method without the map."""
+def _gap(gap: dict[str, Any]) -> str:
+    """A gap in points and in KL with intervals, and what they allow to say."""
     value, (low, high) = 100 * gap["accuracy"]["value"], (100 * end for end in gap["accuracy"]["interval"])
-    told = "the two are told apart" if low > 0 or high < 0 else "the two are not told apart"
+    told = "are told apart" if low > 0 or high < 0 else "are not told apart"
     kl, (kl_low, kl_high) = gap["kl"]["value"], gap["kl"]["interval"]
     return (
-        f"**SAB against ARB-RC + CGB**, the same method without the map, paired by question: {value:+.1f} points "
-        f"({low:+.1f} to {high:+.1f}), so {told} by accuracy; KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f}). "
-        "A map from input statistics is constant down each column and acts through the row scales alone."
+        f"{value:+.1f} points ({low:+.1f} to {high:+.1f}), so the two {told} by accuracy; "
+        f"KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f})."
     )
 
 
