@@ -1,8 +1,9 @@
 // Why did they differ: a map of blocks by linears, coloured by how much of the KL each swap repairs or causes.
 // `value` (viz/pages/differ.py): {state, message, ready, sides: [[side, name]], side, diverged, histories} and, once
 // something was swapped, {share, token, words, read, whole: [at, mean], tokens, run: [id], name, columns: [[kind, short]],
-// rows: [name], cells: [{names, row, column, repair: [at, mean], damage: [at, mean]}]}. `layer`: what is known of one.
-SabLens.mountDiffer = ({ element, props, watch, find, halt, layer }) => {
+// rows: [name], cells: [{names, row, column, repair: [at, mean], damage: [at, mean]}]}. `layer`: what is known of one;
+// `refit`: how far a layer is that is being fitted anew (as in viz/pages/progress.py).
+SabLens.mountDiffer = ({ element, props, watch, find, halt, layer, refit }) => {
   const make = SabLens.make, root = element.querySelector('.df');
   const WORDS = {
     repair: ['Swap back', 'One linear of the binarized model goes back to full precision: how much of the KL it repairs.'],
@@ -151,6 +152,32 @@ SabLens.mountDiffer = ({ element, props, watch, find, halt, layer }) => {
           ? `How much output error the binarized weight makes at each of the ${known.feed.error.length} visual tokens, from least to most; ${part} % of this layer's squared error over the whole text lies on the picture.`
           : `How large the layer's output is at each visual token, from least to most; ${part} % of its squared output over the whole text lies on the picture.`));
     } else box.append(make('p', { class: 'sab-note' }, 'No visual token feeds this layer here: the question has no picture, or the layer stands in front of the decoder.'));
+    box.append(form(known));
+    return box;
+  }
+
+  // Another method for this layer alone; what was chosen stays while the card is drawn anew.
+  let wanted = {};
+  function form(known) {
+    if (wanted.name !== known.name) wanted = { name: known.name, method: known.method, top: known.top };
+    const running = props.refit && /waiting|running/.test(props.refit.state);
+    const method = make('select', { class: 'sab-field', 'aria-label': 'Method for this layer', disabled: Boolean(running) },
+      ...known.methods.map(([key, label]) => make('option', { value: key, selected: key === wanted.method }, label)));
+    const weighted = () => known.methods.find(([key]) => key === wanted.method)?.[2];
+    const top = make('input', { class: 'sab-field', type: 'number', min: 0.1, max: 50, step: 0.1, value: +(100 * wanted.top).toFixed(2), disabled: Boolean(running) });
+    const share = make('label', { class: 'df-top', hidden: !weighted() }, 'Salient share, %', top);
+    method.addEventListener('change', () => { wanted.method = method.value; share.hidden = !weighted(); });
+    top.addEventListener('input', () => { wanted.top = Number(top.value) / 100; });
+    const box = make('div', { class: 'df-form' }, make('h3', {}, 'Fit this layer anew'), method, share);
+    if (running) {
+      const part = Math.round(100 * (props.refit.share || 0));
+      box.append(make('p', { class: 'sab-note', role: 'status' }, props.refit.stage), make('div', { class: 'pg-bar' }, make('div', { class: 'pg-fill', style: `width:${part}%` })),
+        make('button', { type: 'button', class: 'sab-button', onclick: halt }, 'Stop'));
+    } else {
+      box.append(make('button', { type: 'button', class: 'sab-button', onclick: () => refit({ ...wanted }) }, 'Fit and answer again'));
+      if (props.refit && props.refit.message) box.append(make('p', { class: 'sab-note', role: 'status' }, props.refit.message));
+      else box.append(make('p', { class: 'sab-note' }, 'Only this layer is fitted, on the inputs of the full-precision model; the other layers stay as they are.'));
+    }
     return box;
   }
 
@@ -208,6 +235,6 @@ SabLens.mountDiffer = ({ element, props, watch, find, halt, layer }) => {
     if (event.key === 'Escape' && element.isConnected && element.offsetParent && /waiting|writing|loading/.test(props.value?.state)) halt();
   });
   SabLens.subscribe((state, changed) => { if (changed.includes('theme')) draw(); });
-  watch(['value', 'layer'], draw);
+  watch(['value', 'layer', 'refit'], draw);
   draw();
 };

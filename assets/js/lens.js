@@ -97,6 +97,10 @@
       setTimeout(() => box.remove(), 4000);
     },
 
+    /** What another page or an example wants to have asked in Chat, until Chat takes it: {text, picture: data URL or null,
+        sample: number of a sample picture instead, right: run of the right side}. Sent as the event "sab:ask". */
+    asked: null,
+
     /** Give the visitor a file made here. */
     save(content, name, type) {
       const blob = content instanceof Blob ? content : new Blob([content], { type });
@@ -141,6 +145,7 @@
 
     mountHeader,
   };
+  document.addEventListener("sab:ask", (event) => { lens.asked = event.detail; }, { capture: true });
   window.SabLens = lens;
 
   function tell(changed) {

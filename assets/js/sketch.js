@@ -223,7 +223,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     }));
     tell();
     const first = strip.querySelector('img');
-    const untouched = () => blank && !past.length && typeof props.restored !== 'string';
+    const untouched = () => blank && !past.length && !SabLens.asked && typeof props.restored !== 'string';
     if (first && untouched()) first.decode().then(() => { if (untouched()) take(first, 0); }, () => {});
   }
 
@@ -242,6 +242,27 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     image.onload = () => { place(image, image.naturalWidth, image.naturalHeight); props.value = kept; };
     image.src = kept;
   }
+
+  // Somebody wants a question asked: its picture goes onto the canvas, then the examples send it.
+  async function receive() {
+    const wanted = SabLens.asked;
+    if (!wanted || !strip.childElementCount) return; // the samples have not come yet: asked for again when they do
+    SabLens.asked = null;
+    remember();
+    if (Number.isInteger(wanted.sample) && strip.children[wanted.sample]) {
+      const image = strip.children[wanted.sample].querySelector('img');
+      await image.decode().catch(() => {});
+      take(image, wanted.sample);
+    } else if (wanted.picture) {
+      const image = new Image();
+      image.src = wanted.picture;
+      try { await image.decode(); } catch { say('The picture of this question could not be read.', true); return; }
+      const big = enlarged(image);
+      place(big, big.width, big.height);
+    } else { wipe(); publish(); }
+    requestAnimationFrame(() => document.dispatchEvent(new CustomEvent('sab:placed', { detail: wanted })));
+  }
+  document.addEventListener('sab:ask', receive);
 
   // Samples are drawn at the model's own small size; enlarging without smoothing keeps every pixel as the model sees it.
   function enlarged(image) {
@@ -274,8 +295,9 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   arm();
   told = JSON.stringify(origin); // the page opens with questions for the first sample: an empty canvas is no news yet
   publish();
-  watch('samples', gallery);
+  watch('samples', () => { gallery(); receive(); });
   watch('restored', putBack);
   gallery();
   putBack();
+  receive();
 };

@@ -18,9 +18,11 @@ import gradio as gr
 
 from sab.demo.words import COLOURS
 from sab.errors import SabError
-from viz.pages import differ
+from viz import showcase
+from viz.pages import differ, refit
 from viz.pages.answering import answering
 from viz.pages.conversation import (
+    DONE,
     LONGEST_PROMPT,
     LONGEST_SYSTEM,
     SIDES,
@@ -31,6 +33,7 @@ from viz.pages.conversation import (
     picture_from_url,
 )
 from viz.pages.examples import examples
+from viz.pages.examples import shown as shown_examples
 from viz.pages.gate import Gate
 from viz.pages.memory import memory
 from viz.pages.notice import notice
@@ -177,7 +180,12 @@ def build(store: Store, shared: Shared) -> None:
     def begin_example(
         event: gr.EventData, identifier: str, drawn: object, written: object, *asked: object
     ) -> dict[Any, Any]:
+        run = sent(event).get("right")
+        if run is not None:
+            asked = (asked[0], run, *asked[2:])
         shown = begin(identifier, drawn, sent(event).get("text"), *asked)
+        if run is not None and view in shown:
+            shown[right] = gr.Dropdown(value=run)
         if not offered().suggested(str(written)):
             shown.pop(prompt, None)  # what the visitor has begun to write stays
         return shown
@@ -198,6 +206,28 @@ def build(store: Store, shared: Shared) -> None:
         except SabError as error:
             return {key: conversation.id, said: str(error)}
         return show(conversation)
+
+    def fit_anew(event: gr.EventData, identifier: str) -> Iterator[dict[Any, Any]]:
+        """One layer by another method; when it is fitted, that side has it and both sides answer again."""
+        conversation = conversations.get(identifier)
+        try:
+            turn, side = refit.searched(conversation)
+            job = refit.submit(store, conversation, sent(event))
+            conversation.fitting = job.id
+            for each in store.jobs.follow(job):
+                yield {panel: gr.HTML(refit=refit.refit_view(store, each))}
+            if job.state != DONE:
+                return
+            sides = {each: turn.replies[each].run for each in SIDES}
+            sides[side] = refit.laid_over(store, sides[side], job, str(sent(event).get("name")))
+            conversation.again(sides, turn.settings, gate)
+        except SabError as error:
+            yield {said: str(error), panel: gr.HTML(refit=None)}
+            return
+        names = side_names(store, *sides.values())
+        chosen = {left: gr.Dropdown(names, value=sides["left"]), right: gr.Dropdown(names, value=sides["right"])}
+        shown = show(conversation)
+        yield shown | chosen | {panel: gr.HTML(value=differ.view(store, conversation), refit=None)}
 
     def rewrite(identifier: str, written: object) -> dict[Any, Any]:
         """The last question into the box, to be sent in its own place; pressed again, it stays as it was."""
@@ -251,7 +281,8 @@ def build(store: Store, shared: Shared) -> None:
         found = offered()
         pictures = [{"picture": data_url(each.picture), "note": each.note} for each in found.pictures]
         first = found.pictures[0].questions
-        return gr.HTML(samples=pictures), first[0], gr.HTML(questions=list(first))
+        measured = showcase.read(store, found)
+        return gr.HTML(samples=pictures), first[0], gr.HTML(questions=list(first), shown=shown_examples(measured))
 
     def restore(identifier: str) -> dict[Any, Any]:
         """After a reload: what was said, and the picture it was said about."""
@@ -289,11 +320,13 @@ def build(store: Store, shared: Shared) -> None:
     for event in (
         send.click(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
         prompt.submit(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
-        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
+        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, prompt, right], **at_once),
         again.click(repeat, [key, *asked], changed, **at_once),
         view.branch(turn_off, key, changed, **at_once),
     ):
         then_answer(event)
+    fitted = panel.refit(fit_anew, key, [*changed, left, right], concurrency_limit=None, **quiet)
+    then_answer(fitted)
     differ.connect(store, conversations, gate, panel, key)
     stop.click(halt, key, None, **at_once)
     edit.click(rewrite, [key, prompt], [*changed, prompt], **at_once)

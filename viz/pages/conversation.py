@@ -134,6 +134,7 @@ class Conversation:
         self.stop = threading.Event()
         self.editing = False  # the visitor is writing the last question anew
         self.finding: Finding | None = None
+        self.fitting = ""  # the job that fits one layer anew
         self._guard = threading.Lock()
 
     @property

@@ -48,16 +48,19 @@ log = logging.getLogger(__name__)
 
 
 def panel(elem_id: str) -> gr.HTML:
-    """The card. It sends `find` {"side"}, `halt`, and `layer` {"names"}; output `view(...)` to it."""
+    """The card. It sends `find` {"side"}, `halt`, `layer` {"names"} and `refit` {"name", "method", "top"}; output
+    `view(...)` to it, and `gr.HTML(refit=...)` while a layer is fitted anew."""
     return gr.HTML(
         value=None,
         html_template='<section class="df" aria-label="Why did they differ?" hidden></section>',
         js_on_load="SabLens.mountDiffer({element, props, watch, find: (data) => trigger('find', data), "
-        "halt: (data) => trigger('halt', data), layer: (data) => trigger('layer', data)});",
+        "halt: (data) => trigger('halt', data), layer: (data) => trigger('layer', data), "
+        "refit: (data) => trigger('refit', data)});",
         head=script_tags("differ.js"),
         apply_default_css=False,
         elem_id=elem_id,
         layer=None,
+        refit=None,
     )
 
 
@@ -76,9 +79,12 @@ def connect(store: Store, conversations: Conversations, gate: Gate, card: gr.HTM
             yield view(store, conversation)
 
     def halt(identifier: str) -> None:
-        finding = conversations.get(identifier).finding
-        if finding is not None:
-            finding.stop.set()
+        conversation = conversations.get(identifier)
+        if conversation.finding is not None:
+            conversation.finding.stop.set()
+        job = store.jobs.get(conversation.fitting)
+        if job is not None:
+            store.jobs.stop(job)
 
     def layer(event: gr.EventData, identifier: str) -> Any:
         sent = event._data if isinstance(event._data, dict) else {}
@@ -241,8 +247,10 @@ def word(text: str) -> str:
 
 
 def layer_view(store: Store, conversation: Conversation, names: object) -> dict[str, Any] | None:
-    """One layer of the map: how the picture's tokens feed it. None for what is not on the map."""
+    """One layer of the map: how the picture's tokens feed it, and what it may be fitted with anew. None for what is not
+    on the map."""
     from sab import attribution
+    from sab.binarizers import METHODS
 
     finding = conversation.finding
     if finding is None or not isinstance(names, list) or len(names) != 1 or not finding.swaps:
@@ -262,6 +270,9 @@ def layer_view(store: Store, conversation: Conversation, names: object) -> dict[
             ["bits all-in", f"{report.bits_all_in:.2f}"],
         ],
         "feed": None,
+        "methods": [[method, each.label, each.uses_significance] for method, each in METHODS.items()],
+        "method": run.recipe.method,
+        "top": run.recipe.thresholds.salient_top_p,
     }
     if conversation.picture is None or name not in store.lvlm.decoder_linears:
         return shown

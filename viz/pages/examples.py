@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
 from viz.pages.shared import script_tags
 
+TITLES = {"agreement": "They agree", "subtle": "A small difference", "gross": "A gross difference"}
+
 
 def examples(elem_id: str, questions: Sequence[str] = ()) -> gr.HTML:
-    """The row; output `gr.HTML(questions=[...])` to change it. It sends `select` with {"text": question}."""
+    """The row; output `gr.HTML(questions=[...])` to change it, and `gr.HTML(shown=shown(...))` for the measured ones.
+    It sends `select` with {"text": question} and, where a run goes with the question, "right": its id."""
     return gr.HTML(
         value="",
         html_template='<div class="ex" role="group" aria-label="Example questions"></div>',
@@ -19,4 +23,20 @@ def examples(elem_id: str, questions: Sequence[str] = ()) -> gr.HTML:
         apply_default_css=False,
         elem_id=elem_id,
         questions=list(questions),
+        shown=[],
     )
+
+
+def shown(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the row shows of examples as `viz.showcase.read` gives them."""
+    return [
+        {
+            "kind": each["kind"],
+            "title": TITLES[each["kind"]],
+            "name": each["name"],
+            "question": each["question"],
+            "sample": each["picture"],
+            "run": each["run"],
+        }
+        for each in measured
+    ]
