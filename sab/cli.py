@@ -197,6 +197,11 @@ def _parser() -> Parser:
     page.add_argument("--columns", type=int, default=11008)
     page.add_argument("--repeats", type=int, default=60, help="measurements of each kind")
 
+    talk = benches.add_parser("chat", help="both sides of a chat answering at once: first token, tokens a second")
+    talk.set_defaults(run=_bench_chat)
+    talk.add_argument("directory", type=Path, nargs="?", help="a run (default: the shipped one of sab)")
+    talk.add_argument("--limit", type=int, default=12, help="questions to ask")
+
     commands.add_parser("train-demo", help="train the embedded model (its own options: train-demo --help)")
     return parser
 
@@ -645,6 +650,26 @@ def _bench_pipeline(options: argparse.Namespace) -> dict[str, Any]:
         progress.say(f"{name:8s} {seconds:8.3f} s per block of {options.size} rows, loss {found['losses'][name]:.6f}")
     progress.say(f"{found['ratio']:.1f} times as fast, on {found['threads']} threads")
     return found
+
+
+def _bench_chat(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench_chat, models
+    from sab.demo.suite import questions
+    from sab.runs import ASSET_RUNS, Run
+
+    run = Run.open(options.directory or ASSET_RUNS / "sab")
+    full = models.load(run.recipe.model)
+    simulated = full.copy()
+    run.apply(simulated)
+    progress = Progress()
+    found = bench_chat.chat(full, simulated, questions("final", max(1, options.limit)), progress)
+    for side, name in (("left", "Full precision"), ("right", f"{run.name}, simulated")):
+        progress.say(
+            f"{name}: first token after {found['first_token_seconds'][side]:.2f} s, "
+            f"{found['tokens_per_second'][side]:.0f} tokens/s"
+        )
+    progress.say(f"both at once on {found['cores']} cores; load {found['load'][0]:.1f} to {found['load'][1]:.1f}")
+    return found | {"run": run.id}
 
 
 def _bench_ui(options: argparse.Namespace) -> dict[str, Any]:
