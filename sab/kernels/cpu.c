@@ -1,0 +1,778 @@
+/* Products with bit-packed weights on a CPU; compiled on first use by cpu.py, which describes the layout.
+
+Sixteen rows of the weight form a tile: lane r of every vector belongs to row r, so that sums and scales need no
+step across lanes. Four columns form a cell. A cell's signs are four bits of a row, and sum_j s_j x_j over the cell
+is one of sixteen numbers: they are put into a table once, and each row looks its own up. Only eight of them differ
+but for the sign, so bits 0..2 of a nibble are stored inverted where bit 3 is set: entry 8 + l is minus entry l,
+and narrow vectors need half a table. The code is linear over xor, so the xor of two coded planes is the code of
+their xor. Four cells, 16 columns, form a unit: the low or the high nibbles of a dword.
+
+Signs s in {-1, 1} with a group bit g are kept as planes a = s and b = s (-1)^g:
+    sum over group 0 of s x = (sum a x + sum b x) / 2,    over group 1 = (sum a x - sum b x) / 2.
+
+exact: tables of floats. fast: tables of int8, one scale per block, token and table; sums are exact int32.
+
+The second half of this file is included once for every instruction set and mode. */
+#ifndef PATH
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { LANES = 16, CELLS = 4, UNIT = 64, PADDING = 0xFFFF };       /* UNIT: table entries of 16 columns */
+enum { ONE = 0, SHARED = 1, SPLIT = 2, INTEGER = 3, NONE = 4 };    /* what a part of a block looks up */
+enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VNNI = 3 };
+enum { TABLES = 6 };                                               /* main 0 1, tail 2 3, second signs 4 5 */
+
+typedef struct {
+    int64_t rows, width, tiles, blocks, block_size, units;         /* units in a block: even */
+    int64_t planes, main_kind, tail_kind, slots, residuals, means, parameters, small;
+    int64_t columns, second_columns, tail_units;
+    const uint32_t *words;                                         /* [blocks, tiles, planes, units / 2, 16] */
+    const uint32_t *second;                                        /* [ceil(tail_units / 2), tiles, 16] */
+    const void *scale;                                             /* [blocks, tiles, parameters, 16] f16 or i8 */
+    const uint8_t *zero;                                           /* [blocks, tiles, 16] */
+    const uint16_t *step;                                          /* [tiles, 16] f16 */
+    const uint16_t *column;                                        /* [columns, blocks, units * 16] f16 */
+    const uint16_t *second_column;                                 /* [second_columns, tail_units * 16] f16 */
+    const uint16_t *order;                                         /* [blocks, units * 16] */
+    const int32_t *start;                                          /* [blocks] first salient position */
+} Layer;
+
+typedef struct {
+    char *table[TABLES];
+    float delta[TABLES];
+    float sum, tail_sum;                                           /* of the inputs, for row means */
+} Lookup;
+
+typedef struct {
+    const Layer *layer;
+    const float *x;                                                /* [batch, width] */
+    float *y;                                                      /* [batch, rows] */
+    void *dense;                                                   /* [width, tiles * 16] */
+    int64_t batch, first_tile, last_tile, share;
+    int bfloat;
+    int (*body)(const void *job, int64_t first_tile, int64_t last_tile);
+    atomic_llong next;
+    atomic_int failed;
+} Job;
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel of torch's own OpenMP */
+
+static const float SIGN[CELLS][LANES] = {
+    {-1, 1, -1, 1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, 1, -1},
+    {-1, -1, 1, 1, -1, -1, 1, 1, 1, 1, -1, -1, 1, 1, -1, -1},
+    {-1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1},
+    {-1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1},
+};
+
+static inline float half_to_float(uint16_t half) {
+    uint32_t bits = (uint32_t)(half & 0x7FFF) << 13, sign = (uint32_t)(half & 0x8000) << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    value *= 0x1p112f;                                             /* moves the exponent; right for denormals too */
+    memcpy(&bits, &value, 4);
+    bits |= sign;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static void worker(void *data) {
+    Job *job = data;
+    for (;;) {
+        int64_t first = atomic_fetch_add(&job->next, job->share);
+        if (first >= job->last_tile) return;
+        int64_t last = first + job->share < job->last_tile ? first + job->share : job->last_tile;
+        if (job->body(job, first, last)) atomic_store(&job->failed, 1);
+    }
+}
+
+#ifndef _WIN32
+static void *thread_main(void *data) {
+    worker(data);
+    return NULL;
+}
+#endif
+
+static int run(Job *job, int threads, Parallel parallel) {
+    int64_t tiles = job->last_tile - job->first_tile;
+    if (threads > tiles) threads = (int)tiles;
+    if (threads < 1) threads = 1;
+    int64_t pieces = threads == 1 ? 1 : 2 * threads;               /* a second one for whoever is done early */
+    job->share = (tiles + pieces - 1) / pieces;
+    atomic_init(&job->next, job->first_tile);
+    atomic_init(&job->failed, 0);
+    if (threads == 1) {
+        worker(job);
+    } else if (parallel) {
+        parallel(worker, job, (unsigned)threads, 0);
+    } else {
+#ifndef _WIN32
+        enum { MOST = 64 };
+        pthread_t others[MOST];
+        int started = 0;
+        while (started < threads - 1 && started < MOST)
+            if (pthread_create(&others[started], NULL, thread_main, job)) break; else started++;
+        worker(job);
+        while (started > 0) pthread_join(others[--started], NULL);
+#else
+        worker(job);
+#endif
+    }
+    return atomic_load(&job->failed) ? -1 : 0;
+}
+
+#define GLUE_(name, path, mode) name##_##path##_##mode
+#define GLUE(name, path, mode) GLUE_(name, path, mode)
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+#define PATH 0
+#define FAST 0
+#include __FILE__
+#undef FAST
+#define FAST 1
+#include __FILE__
+#undef FAST
+#undef PATH
+#if defined(__x86_64__)
+#define PATH 1
+#define FAST 0
+#include __FILE__
+#undef FAST
+#define FAST 1
+#include __FILE__
+#undef FAST
+#undef PATH
+#define PATH 2
+#define FAST 0
+#include __FILE__
+#undef FAST
+#undef PATH
+#define PATH 3
+#define FAST 1
+#include __FILE__
+#undef FAST
+#undef PATH
+#endif
+
+/* Bit p is set where path p runs here. */
+int sab_paths(void) {
+    int found = 1 << PORTABLE;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found |= 1 << AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
+        found |= 1 << AVX512;
+        if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) found |= 1 << AVX512VNNI;
+    }
+#endif
+    return found;
+}
+
+/* y [batch, rows] = x [batch, width] W^T; 0, or -1 without memory, or -2 for a path that is not compiled in. */
+int sab_multiply(const Layer *layer, const float *x, float *y, int64_t batch, int path, int fast, int threads,
+                 Parallel parallel) {
+    Job job = {.layer = layer, .x = x, .y = y, .batch = batch, .last_tile = layer->tiles};
+    switch (path) {
+        case PORTABLE: job.body = fast ? multiply_0_1 : multiply_0_0; break;
+#if defined(__x86_64__)
+        case AVX2: job.body = fast ? multiply_1_1 : multiply_1_0; break;
+        case AVX512: job.body = multiply_2_0; break;
+        case AVX512VNNI: job.body = fast ? multiply_3_1 : multiply_2_0; break;
+#endif
+        default: return -2;
+    }
+    return run(&job, threads, parallel);
+}
+
+/* Weights of the tiles from first_tile on, transposed: dense [width, count * 16], float or bfloat16. */
+int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t count, int bfloat, int path, int threads,
+               Parallel parallel) {
+    Job job = {.layer = layer, .dense = dense, .first_tile = first_tile, .last_tile = first_tile + count,
+               .bfloat = bfloat};
+    switch (path) {
+        case PORTABLE: job.body = unpack_0_0; break;
+#if defined(__x86_64__)
+        case AVX2: job.body = unpack_1_0; break;
+        case AVX512: case AVX512VNNI: job.body = unpack_2_0; break;
+#endif
+        default: return -2;
+    }
+    return run(&job, threads, parallel);
+}
+
+#else /* ------------------------------------------------------------------ once per instruction set and mode */
+
+#define NAME(name) GLUE(name, PATH, FAST)
+
+#if PATH >= 2 /* AVX-512: one register holds a tile */
+
+#if FAST
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vnni,fma,f16c")))
+#else
+#define TARGET __attribute__((target("avx512f,avx512bw,fma,f16c")))
+#endif
+#define VF __m512
+#define VU __m512i
+#define splat(value) _mm512_set1_ps(value)
+#define load_f(from) _mm512_loadu_ps(from)
+#define store_f(to, value) _mm512_storeu_ps(to, value)
+#define add(a, b) _mm512_add_ps(a, b)
+#define sub(a, b) _mm512_sub_ps(a, b)
+#define mul(a, b) _mm512_mul_ps(a, b)
+#define fma3(sum, a, b) _mm512_fmadd_ps(a, b, sum)
+#define load_u(from) _mm512_loadu_si512(from)
+#define xor_u(a, b) _mm512_xor_si512(a, b)
+#define high_nibbles(a) _mm512_srli_epi32(a, 4)
+#define load_half(from) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
+#define load_small(from) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from))))
+#define load_byte(from) _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(from))))
+#if FAST
+#define store_small(to, value) \
+    _mm_storeu_si128((__m128i *)(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(value)))
+#define SUM __m512i
+#define SUM_ZERO _mm512_setzero_si512()
+#define total_of(sum) _mm512_cvtepi32_ps(sum)
+INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
+    VU at = _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0F0F0F0F), _mm512_set1_epi32(0x30201000), 0xEA);
+    *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi8(1), _mm512_permutexvar_epi8(at, load_u(table)));
+}
+#else
+#define SUM struct { VF even, odd; }
+#define SUM_ZERO {_mm512_setzero_ps(), _mm512_setzero_ps()}
+#define total_of(sum) add((sum).even, (sum).odd)
+#endif
+
+#elif PATH == 1 /* AVX2: two registers */
+
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define VF NAME(Floats)
+#define VU NAME(Words)
+typedef struct { __m256 l, h; } VF;
+typedef struct { __m256i l, h; } VU;
+#define BOTH(type, of) ((type){of(l), of(h)})
+INLINE VF NAME(splat)(float v) { return (VF){_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+INLINE VF NAME(load_f)(const float *p) { return (VF){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE void NAME(store_f)(float *p, VF v) { _mm256_storeu_ps(p, v.l); _mm256_storeu_ps(p + 8, v.h); }
+INLINE VF NAME(add)(VF a, VF b) { return (VF){_mm256_add_ps(a.l, b.l), _mm256_add_ps(a.h, b.h)}; }
+INLINE VF NAME(sub)(VF a, VF b) { return (VF){_mm256_sub_ps(a.l, b.l), _mm256_sub_ps(a.h, b.h)}; }
+INLINE VF NAME(mul)(VF a, VF b) { return (VF){_mm256_mul_ps(a.l, b.l), _mm256_mul_ps(a.h, b.h)}; }
+INLINE VF NAME(fma3)(VF s, VF a, VF b) {
+    return (VF){_mm256_fmadd_ps(a.l, b.l, s.l), _mm256_fmadd_ps(a.h, b.h, s.h)};
+}
+INLINE VU NAME(load_u)(const uint32_t *p) {
+    return (VU){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+INLINE VU NAME(xor_u)(VU a, VU b) { return (VU){_mm256_xor_si256(a.l, b.l), _mm256_xor_si256(a.h, b.h)}; }
+INLINE VU NAME(high_nibbles)(VU a) { return (VU){_mm256_srli_epi32(a.l, 4), _mm256_srli_epi32(a.h, 4)}; }
+INLINE VF NAME(load_half)(const uint16_t *p) {
+    return (VF){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+INLINE VF NAME(load_small)(const int8_t *p) {
+    return (VF){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
+}
+INLINE VF NAME(load_byte)(const uint8_t *p) {
+    return (VF){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p))),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
+}
+#if FAST
+INLINE void NAME(store_small)(char *to, VF v) {
+    __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(v.l), _mm256_cvtps_epi32(v.h));
+    pairs = _mm256_permute4x64_epi64(pairs, 0xD8);
+    _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
+}
+#define SUM VU
+#define SUM_ZERO {_mm256_setzero_si256(), _mm256_setzero_si256()}
+#define total_of(sum) ((VF){_mm256_cvtepi32_ps((sum).l), _mm256_cvtepi32_ps((sum).h)})
+INLINE __m256i NAME(looked_up)(__m256i w, const char *table) {     /* byte p of a lane asks the table of cell p */
+    __m256i at = _mm256_and_si256(w, _mm256_set1_epi32(0x0F0F0F0F)), found = _mm256_setzero_si256();
+    for (int cell = 0; cell < CELLS; cell++) {
+        __m256i own = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + 16 * cell)));
+        __m256i others = _mm256_set1_epi32((int)(0x80808080u & ~(0xFFu << 8 * cell)));
+        found = _mm256_or_si256(found, _mm256_shuffle_epi8(own, _mm256_or_si256(at, others)));
+    }
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), found), _mm256_set1_epi16(1));
+}
+INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
+    sum->l = _mm256_add_epi32(sum->l, NAME(looked_up)(w.l, table));
+    sum->h = _mm256_add_epi32(sum->h, NAME(looked_up)(w.h, table));
+}
+#else
+#define SUM VF
+#define SUM_ZERO {_mm256_setzero_ps(), _mm256_setzero_ps()}
+#define total_of(sum) (sum)
+INLINE __m256 NAME(looked_up)(__m256i w, __m256 table, int cell) {
+    __m256i sign = _mm256_and_si256(_mm256_slli_epi32(w, 28 - 8 * cell), _mm256_set1_epi32((int)0x80000000u));
+    return _mm256_xor_ps(_mm256_permutevar8x32_ps(table, _mm256_srli_epi32(w, 8 * cell)), _mm256_castsi256_ps(sign));
+}
+INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
+    for (int cell = 0; cell < CELLS; cell++) {
+        __m256 values = _mm256_loadu_ps((const float *)table + 16 * cell);
+        sum->l = _mm256_add_ps(sum->l, NAME(looked_up)(w.l, values, cell));
+        sum->h = _mm256_add_ps(sum->h, NAME(looked_up)(w.h, values, cell));
+    }
+}
+#endif
+
+#else /* portable */
+
+#define TARGET
+#define VF NAME(Floats)
+#define VU NAME(Words)
+typedef struct { float v[LANES]; } VF;
+typedef struct { uint32_t v[LANES]; } VU;
+#define EACH(type, value) \
+    type made; \
+    for (int r = 0; r < LANES; r++) made.v[r] = (value); \
+    return made
+INLINE VF NAME(splat)(float v) { EACH(VF, v); }
+INLINE VF NAME(load_f)(const float *p) { EACH(VF, p[r]); }
+INLINE void NAME(store_f)(float *p, VF v) { memcpy(p, v.v, sizeof v); }
+INLINE VF NAME(add)(VF a, VF b) { EACH(VF, a.v[r] + b.v[r]); }
+INLINE VF NAME(sub)(VF a, VF b) { EACH(VF, a.v[r] - b.v[r]); }
+INLINE VF NAME(mul)(VF a, VF b) { EACH(VF, a.v[r] * b.v[r]); }
+INLINE VF NAME(fma3)(VF s, VF a, VF b) { EACH(VF, s.v[r] + a.v[r] * b.v[r]); }
+INLINE VU NAME(load_u)(const uint32_t *p) { EACH(VU, p[r]); }
+INLINE VU NAME(xor_u)(VU a, VU b) { EACH(VU, a.v[r] ^ b.v[r]); }
+INLINE VU NAME(high_nibbles)(VU a) { EACH(VU, a.v[r] >> 4); }
+INLINE VF NAME(load_half)(const uint16_t *p) { EACH(VF, half_to_float(p[r])); }
+INLINE VF NAME(load_small)(const int8_t *p) { EACH(VF, (float)p[r]); }
+INLINE VF NAME(load_byte)(const uint8_t *p) { EACH(VF, (float)p[r]); }
+#if FAST
+INLINE void NAME(store_small)(char *to, VF v) {
+    for (int r = 0; r < LANES; r++)                                /* adding 1.5 * 2^23 rounds to the nearest, ties even */
+        ((int8_t *)to)[r] = (int8_t)((v.v[r] + 12582912.0f) - 12582912.0f);
+}
+#define SUM NAME(Sum)
+typedef struct { int32_t v[LANES]; } SUM;
+#define SUM_ZERO {{0}}
+#define ENTRY int8_t
+INLINE VF NAME(total_of)(SUM s) { EACH(VF, (float)s.v[r]); }
+#else
+#define SUM VF
+#define SUM_ZERO {{0}}
+#define total_of(sum) (sum)
+#define ENTRY float
+#endif
+INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
+    const ENTRY *entries = (const ENTRY *)table;
+    for (int r = 0; r < LANES; r++)
+        for (int cell = 0; cell < CELLS; cell++) sum->v[r] += entries[16 * cell + (w.v[r] >> 8 * cell & 15)];
+}
+#undef EACH
+#undef ENTRY
+#endif
+
+#if PATH < 2
+#define splat NAME(splat)
+#define load_f NAME(load_f)
+#define store_f NAME(store_f)
+#define add NAME(add)
+#define sub NAME(sub)
+#define mul NAME(mul)
+#define fma3 NAME(fma3)
+#define load_u(from) NAME(load_u)((const uint32_t *)(from))
+#define xor_u NAME(xor_u)
+#define high_nibbles NAME(high_nibbles)
+#define load_half(from) NAME(load_half)((const uint16_t *)(from))
+#define load_small(from) NAME(load_small)((const int8_t *)(from))
+#define load_byte(from) NAME(load_byte)((const uint8_t *)(from))
+#if FAST
+#define store_small NAME(store_small)
+#if PATH == 0
+#define total_of NAME(total_of)
+#endif
+#endif
+#endif
+
+typedef SUM NAME(Total);
+#if PATH == 2
+INLINE void NAME(unit)(VU w, const char *table, NAME(Total) *sum) {
+    const float *entries = (const float *)table;
+    sum->even = add(sum->even, _mm512_permutexvar_ps(w, load_f(entries)));
+    sum->odd = add(sum->odd, _mm512_permutexvar_ps(_mm512_srli_epi32(w, 8), load_f(entries + 16)));
+    sum->even = add(sum->even, _mm512_permutexvar_ps(_mm512_srli_epi32(w, 16), load_f(entries + 32)));
+    sum->odd = add(sum->odd, _mm512_permutexvar_ps(_mm512_srli_epi32(w, 24), load_f(entries + 48)));
+}
+#endif
+
+#if FAST
+enum { NAME(ENTRY_BYTES) = 1 };
+#define VALUE(sum, index) mul(total_of(sum), splat(lookup->delta[index]))
+#else
+enum { NAME(ENTRY_BYTES) = 4 };
+#define VALUE(sum, index) total_of(sum)
+#endif
+#define TABLE(index, u) (lookup->table[index] + (u) * UNIT * NAME(ENTRY_BYTES))
+#define PARAMETER(place) \
+    (layer->small ? load_small((const int8_t *)scale + (place) * LANES) \
+                  : load_half((const uint16_t *)scale + (place) * LANES))
+
+/* Tables of the values [units * 16] in units first..last. Values of a table that are not finite make all its sums
+   NaN. Below 1e-35 they count as zero, because the inverse of their scale would overflow. */
+INLINE void NAME(fill)(const float *values, int64_t first, int64_t last, char *table, float *delta) {
+    VF signs[CELLS];
+    for (int j = 0; j < CELLS; j++) signs[j] = load_f(SIGN[j]);
+#if FAST
+    float most = 0, wrong = 0;
+    for (int64_t c = first * LANES; c < last * LANES; c += CELLS) {
+        float sum = __builtin_fabsf(values[c]) + __builtin_fabsf(values[c + 1]) + __builtin_fabsf(values[c + 2]) +
+                    __builtin_fabsf(values[c + 3]);
+        most = sum > most ? sum : most;
+        wrong += sum - sum;                                        /* NaN for NaN and infinity */
+    }
+    float inverse = most > 1e-35f && wrong == 0 ? 127.0f / most : 0.0f;
+    *delta = wrong != 0 ? wrong : most > 1e-35f ? most / 127.0f : 0.0f;
+#else
+    *delta = 1;
+#endif
+    for (int64_t c = first * LANES; c < last * LANES; c += CELLS) {
+        VF entries = mul(signs[0], splat(values[c]));
+        for (int j = 1; j < CELLS; j++) entries = fma3(entries, signs[j], splat(values[c + j]));
+#if FAST
+        if (wrong == 0)
+            store_small(table + 4 * c, mul(entries, splat(inverse)));
+        else
+            memset(table + 4 * c, 0, LANES);
+#else
+        store_f((float *)table + 4 * c, entries);
+#endif
+    }
+}
+
+/* Values times column scales [units * 16] or alone, zero outside first..last, into a table. */
+INLINE void NAME(weigh)(const float *x, const uint16_t *scale, int64_t low, int64_t high, int64_t first, int64_t last,
+                        float *values, char *table, float *delta) {
+    for (int64_t c = low * LANES; c < high * LANES; c += LANES)
+        store_f(values + c, scale ? mul(load_f(x + c), load_half(scale + (c - low * LANES))) : load_f(x + c));
+    for (int64_t c = low * LANES; c < first && c < high * LANES; c++) values[c] = 0;
+    for (int64_t c = last > low * LANES ? last : low * LANES; c < high * LANES; c++) values[c] = 0;
+    NAME(fill)(values, low, high, table, delta);
+}
+
+/* Everything one token looks up in one block. */
+INLINE void NAME(prepare)(const Layer *layer, int64_t block, int64_t tail_unit, const float *x, float *sorted,
+                          float *values, Lookup *lookup) {
+    int64_t units = layer->units, places = units * LANES, start = layer->start[block], low = start / LANES;
+    int64_t main_units = (start + LANES - 1) / LANES;
+    const uint16_t *order = layer->order + block * places;
+    const uint16_t *column = layer->columns ? layer->column + block * places : NULL;
+    lookup->sum = lookup->tail_sum = 0;
+    for (int64_t c = 0; c < places; c++) {
+        sorted[c] = order[c] == PADDING ? 0 : x[block * layer->block_size + order[c]];
+        if (c < start) lookup->sum += sorted[c]; else lookup->tail_sum += sorted[c];
+    }
+    int64_t across = layer->blocks * places;
+    int paired = layer->main_kind == SPLIT;
+    for (int g = 0; g < (paired ? 2 : 1); g++) {
+        NAME(weigh)(sorted, column ? column + g * across : NULL, 0, main_units, 0, start, values, lookup->table[g],
+                    &lookup->delta[g]);
+        if (layer->tail_kind == NONE || low == units || (g && layer->tail_kind == ONE)) continue;
+        NAME(weigh)(sorted, column ? column + g * across + low * LANES : NULL, low, units, start, places, values,
+                    lookup->table[2 + g], &lookup->delta[2 + g]);
+    }
+    if (layer->tail_kind == NONE || low == units || !paired) return;
+    for (int g = 0; g < (layer->tail_kind == SPLIT ? 2 : 1); g++) {
+        const uint16_t *second = layer->second_columns ? layer->second_column + tail_unit * LANES : NULL;
+        NAME(weigh)(sorted, second ? second + g * layer->tail_units * LANES : NULL, low, units, start, places, values,
+                    lookup->table[4 + g], &lookup->delta[4 + g]);
+    }
+}
+
+INLINE VU NAME(plane)(const uint32_t *words, int64_t u) {
+    VU both = load_u(words + u / 2 * LANES);
+    return u & 1 ? high_nibbles(both) : both;
+}
+
+/* y [16] += the product of one tile of one block with one token. `second` is the tile's in the first dword. */
+INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, int64_t tail_unit,
+                       const uint32_t *words, const uint32_t *second, const void *scale, const uint8_t *zero,
+                       float *y) {
+    int64_t units = layer->units, main_units = (start + LANES - 1) / LANES, low = start / LANES;
+    const uint32_t *other = words + units / 2 * LANES;
+    int64_t mean = layer->slots + layer->residuals;
+    VF total = load_f(y), halved = splat(0.5f);
+    NAME(Total) a = SUM_ZERO, b = SUM_ZERO, c = SUM_ZERO, d = SUM_ZERO;
+    switch (layer->main_kind) {
+        case ONE:
+            for (int64_t u = 0; u < main_units; u++) NAME(unit)(NAME(plane)(words, u), TABLE(0, u), &a);
+            total = fma3(total, PARAMETER(0), VALUE(a, 0));
+            if (layer->means) total = fma3(total, PARAMETER(mean), splat(lookup->sum));
+            break;
+        case SHARED:
+            for (int64_t u = 0; u < main_units; u++) {
+                VU w = NAME(plane)(words, u), v = NAME(plane)(other, u);
+                NAME(unit)(w, TABLE(0, u), &a);
+                NAME(unit)(v, TABLE(0, u), &b);
+                if (layer->means) NAME(unit)(xor_u(w, v), TABLE(0, u), &c); /* +1 where the group bit is set */
+            }
+            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
+            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(a, 0), VALUE(b, 0)));
+            if (layer->means) {
+                VF sum = splat(lookup->sum);
+                total = fma3(total, mul(halved, PARAMETER(mean)), sub(sum, VALUE(c, 0)));
+                total = fma3(total, mul(halved, PARAMETER(mean + 1)), add(sum, VALUE(c, 0)));
+            }
+            break;
+        case SPLIT:
+            for (int64_t u = 0; u < main_units; u++) {
+                VU w = NAME(plane)(words, u), v = NAME(plane)(other, u);
+                NAME(unit)(w, TABLE(0, u), &a);
+                NAME(unit)(v, TABLE(0, u), &b);
+                NAME(unit)(w, TABLE(1, u), &c);
+                NAME(unit)(v, TABLE(1, u), &d);
+            }
+            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
+            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(c, 1), VALUE(d, 1)));
+            break;
+        default: { /* level = sum of 2^k (1 + sign) / 2 over the planes k */
+            float middle = (float)((1 << layer->planes) - 1) / 2;
+            VF sum = mul(sub(splat(middle), load_byte(zero)), splat(lookup->sum));
+            for (int64_t plane = 0; plane < layer->planes; plane++) {
+                NAME(Total) bits = SUM_ZERO;
+                const uint32_t *at = words + plane * units / 2 * LANES;
+                for (int64_t u = 0; u < main_units; u++) NAME(unit)(NAME(plane)(at, u), TABLE(0, u), &bits);
+                sum = fma3(sum, splat((float)(1 << plane) / 2), VALUE(bits, 0));
+            }
+            total = fma3(total, PARAMETER(0), sum);
+        }
+    }
+    if (layer->tail_kind != NONE && low < units) {
+        NAME(Total) e = SUM_ZERO, f = SUM_ZERO, g = SUM_ZERO, h = SUM_ZERO, i = SUM_ZERO, j = SUM_ZERO, k = SUM_ZERO,
+                    l = SUM_ZERO;
+        int64_t step = layer->tiles * LANES, salient = layer->planes == 2 ? 2 : 1, slots = layer->slots;
+        int own = layer->main_kind == SPLIT ? 4 : 2; /* the table of the second signs */
+        for (int64_t u = low; u < units; u++, tail_unit++) {
+            VU w = NAME(plane)(words, u), t = load_u(second + tail_unit / 2 * step);
+            if (tail_unit & 1) t = high_nibbles(t);
+            NAME(unit)(w, TABLE(2, u), &e);
+            NAME(unit)(t, TABLE(own, u), &g);
+            if (layer->tail_kind == ONE) continue;
+            VU v = NAME(plane)(other, u), s = xor_u(t, xor_u(w, v));
+            NAME(unit)(v, TABLE(2, u), &f);
+            NAME(unit)(s, TABLE(own, u), &h);
+            if (layer->tail_kind == SHARED) continue;
+            NAME(unit)(w, TABLE(3, u), &i);
+            NAME(unit)(v, TABLE(3, u), &j);
+            NAME(unit)(t, TABLE(5, u), &k);
+            NAME(unit)(s, TABLE(5, u), &l);
+        }
+        if (layer->tail_kind == ONE) {
+            total = fma3(total, PARAMETER(salient), VALUE(e, 2));
+            total = fma3(total, PARAMETER(slots), VALUE(g, own));
+            if (layer->means) total = fma3(total, PARAMETER(mean + salient), splat(lookup->tail_sum));
+        } else {
+            int split = layer->tail_kind == SPLIT;
+            total = fma3(total, mul(halved, PARAMETER(2)), add(VALUE(e, 2), VALUE(f, 2)));
+            total = fma3(total, mul(halved, PARAMETER(3)), split ? sub(VALUE(i, 3), VALUE(j, 3)) : sub(VALUE(e, 2), VALUE(f, 2)));
+            total = fma3(total, mul(halved, PARAMETER(slots)), add(VALUE(g, own), VALUE(h, own)));
+            total = fma3(total, mul(halved, PARAMETER(slots + 1)),
+                         split ? sub(VALUE(k, 5), VALUE(l, 5)) : sub(VALUE(g, own), VALUE(h, own)));
+        }
+    }
+    store_f(y, total);
+}
+
+static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t last_tile) {
+    const Job *job = data;
+    const Layer *layer = job->layer;
+    enum { TOGETHER = 16 }; /* tokens whose tables are kept at once */
+    int64_t tiles = last_tile - first_tile, places = layer->units * LANES;
+    int64_t together = job->batch < TOGETHER ? job->batch : TOGETHER;
+    size_t table_bytes = (size_t)(layer->units * UNIT * NAME(ENTRY_BYTES));
+    size_t sums_bytes = (size_t)(together * tiles * LANES) * sizeof(float), place_bytes = (size_t)places * sizeof(float);
+    char *memory = malloc(sums_bytes + 2 * place_bytes + (size_t)together * TABLES * table_bytes + 64);
+    if (!memory) return -1;
+    char *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
+    float *sums = (float *)aligned, *sorted = (float *)(aligned + sums_bytes), *values = sorted + places;
+    char *tables = (char *)(values + places);
+    Lookup lookups[TOGETHER];
+    for (int64_t token = 0; token < together; token++)
+        for (int64_t index = 0; index < TABLES; index++)
+            lookups[token].table[index] = tables + (token * TABLES + index) * table_bytes;
+    int64_t size = layer->small ? 1 : 2, words_step = layer->planes * layer->units / 2 * LANES;
+    for (int64_t first = 0; first < job->batch; first += together) {
+        int64_t count = job->batch - first < together ? job->batch - first : together, tail_unit = 0;
+        memset(sums, 0, sums_bytes);
+        for (int64_t block = 0; block < layer->blocks; block++) {
+            int64_t start = layer->start[block];
+            for (int64_t token = 0; token < count; token++)
+                NAME(prepare)(layer, block, tail_unit, job->x + (first + token) * layer->width, sorted, values,
+                              &lookups[token]);
+            for (int64_t tile = 0; tile < tiles; tile++) {
+                int64_t at = block * layer->tiles + first_tile + tile;
+                const char *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+                for (int64_t token = 0; token < count; token++)
+                    NAME(tile)(layer, &lookups[token], start, tail_unit, layer->words + at * words_step,
+                               layer->second + (first_tile + tile) * LANES, scale, layer->zero + at * LANES,
+                               sums + (token * tiles + tile) * LANES);
+            }
+            tail_unit += layer->units - start / LANES;
+        }
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            int64_t row = (first_tile + tile) * LANES, kept = layer->rows - row < LANES ? layer->rows - row : LANES;
+            for (int64_t token = 0; token < count; token++) {
+                float *sum = sums + (token * tiles + tile) * LANES;
+                if (layer->step) store_f(sum, mul(load_f(sum), load_half(layer->step + row)));
+                memcpy(job->y + (first + token) * layer->rows + row, sum, (size_t)kept * sizeof(float));
+            }
+        }
+    }
+    free(memory);
+    return 0;
+}
+
+#if !FAST
+INLINE void NAME(store_lanes)(void *dense, int64_t at, const float *values, int bfloat) {
+    if (!bfloat) {
+        memcpy((float *)dense + at, values, LANES * sizeof(float));
+        return;
+    }
+    uint16_t *to = (uint16_t *)dense + at;
+    uint32_t bits[LANES];
+    memcpy(bits, values, sizeof bits);
+    for (int r = 0; r < LANES; r++) to[r] = (uint16_t)((bits[r] + 0x7FFF + (bits[r] >> 16 & 1)) >> 16);
+}
+
+/* Plain bits of a coded word. */
+INLINE void NAME(decode)(const uint32_t *coded, uint32_t *plain) {
+    for (int r = 0; r < LANES; r++) {
+        uint32_t top = coded[r] & 0x88888888u;
+        plain[r] = coded[r] ^ (top >> 1 | top >> 2 | top >> 3);
+    }
+}
+
+/* One column of a tile of sixteen weights, row by row; what does not depend on the column is in `Part`. */
+typedef struct {
+    const float *low, *high, *mean_low, *mean_high, *second_low, *second_high;
+    float row[3 * 4][LANES], zero[LANES];
+    uint32_t bits[8][LANES], second[LANES];
+} NAME(Part);
+
+INLINE void NAME(column)(const NAME(Part) *part, const Layer *layer, int other, int shift, float first0, float first1,
+                         int salient, int moved, float second0, float second1, float *values) {
+    if (layer->main_kind == INTEGER) {
+        for (int r = 0; r < LANES; r++) {
+            uint32_t level = 0;
+            for (int64_t plane = 0; plane < layer->planes; plane++) level |= (part->bits[plane][r] >> shift & 1) << plane;
+            values[r] = part->row[0][r] * ((float)level - part->zero[r]);
+        }
+        return;
+    }
+    for (int r = 0; r < LANES; r++) {
+        uint32_t sign = part->bits[0][r] >> shift & 1, high = sign ^ (part->bits[other][r] >> shift & 1);
+        float size = high ? part->high[r] * first1 : part->low[r] * first0;
+        values[r] = (sign ? size : -size) + (high ? part->mean_high[r] : part->mean_low[r]);
+    }
+    if (!salient) return;
+    for (int r = 0; r < LANES; r++) {
+        uint32_t high = (part->bits[0][r] ^ part->bits[other][r]) >> shift & 1;
+        float size = high ? part->second_high[r] * second1 : part->second_low[r] * second0;
+        values[r] += part->second[r] >> moved & 1 ? size : -size;
+    }
+}
+
+/* Which of the row parameters hold before and after the first salient column. */
+INLINE void NAME(choose)(NAME(Part) *part, const Layer *layer, int salient) {
+    static const float none[LANES] = {0};
+    int group = layer->main_kind == SHARED || layer->main_kind == SPLIT, slot = salient ? 1 + group : 0;
+    int split = group && (!salient || layer->slots == 4); /* else the group bits are all zero */
+    int64_t mean = layer->slots + layer->residuals;
+    part->low = part->row[slot];
+    part->high = part->row[slot + split];
+    part->mean_low = layer->means ? part->row[mean + slot] : none;
+    part->mean_high = layer->means ? part->row[mean + slot + split] : none;
+    part->second_low = part->row[layer->slots];
+    part->second_high = part->row[layer->slots + (layer->residuals == 2)];
+}
+
+static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t last_tile) {
+    const Job *job = data;
+    const Layer *layer = job->layer;
+    int64_t places = layer->units * LANES, dwords = layer->units / 2, tail_unit = 0, size = layer->small ? 1 : 2;
+    int64_t wide = (job->last_tile - job->first_tile) * LANES, across = layer->blocks * places;
+    int other = layer->main_kind == SHARED || layer->main_kind == SPLIT;
+    NAME(Part) part;
+    memset(&part, 0, sizeof part);
+    for (int64_t block = 0; block < layer->blocks; block++) {
+        int64_t start = layer->start[block], low = start / LANES;
+        const uint16_t *order = layer->order + block * places;
+        const uint16_t *column = layer->columns ? layer->column + block * places : NULL;
+        for (int64_t tile = first_tile; tile < last_tile; tile++) {
+            int64_t at = block * layer->tiles + tile;
+            const char *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+            VF step = layer->step ? load_half(layer->step + tile * LANES) : splat(1);
+            for (int64_t place = 0; place < layer->parameters; place++)
+                store_f(part.row[place], mul(PARAMETER(place), step));
+            if (layer->main_kind == INTEGER) store_f(part.zero, load_byte(layer->zero + at * LANES));
+            NAME(choose)(&part, layer, 0);
+            for (int64_t u = 0; u < layer->units; u++) {
+                int64_t unit = tail_unit + u - low;
+                if (u % 2 == 0)
+                    for (int64_t plane = 0; plane < layer->planes; plane++)
+                        NAME(decode)(layer->words + ((at * layer->planes + plane) * dwords + u / 2) * LANES,
+                                     part.bits[plane]);
+                if (u >= low && layer->tail_kind != NONE)
+                    NAME(decode)(layer->second + (unit / 2 * layer->tiles + tile) * LANES, part.second);
+                for (int64_t c = u * LANES; c < (u + 1) * LANES; c++) {
+                    if (order[c] == PADDING) continue;
+                    int salient = c >= start, shift = (int)(8 * (c % LANES / CELLS) + c % CELLS);
+                    if (c == start) NAME(choose)(&part, layer, 1);
+                    float first[2] = {1, 1}, second[2] = {1, 1}, values[LANES];
+                    for (int g = 0; g < 2 && column; g++) {
+                        first[g] = half_to_float(column[(layer->columns == 2 ? g * across : 0) + c]);
+                        if (layer->columns == 1) second[g] = first[g];
+                    }
+                    for (int64_t g = 0; salient && g < layer->second_columns; g++)
+                        second[g] =
+                            half_to_float(layer->second_column[(g * layer->tail_units + unit) * LANES + c % LANES]);
+                    if (layer->second_columns == 1) second[1] = second[0];
+                    NAME(column)(&part, layer, other, shift + (int)(4 * (u & 1)), first[0], first[1], salient,
+                                 shift + (int)(4 * (unit & 1)), second[0], second[1], values);
+                    NAME(store_lanes)(job->dense,
+                                      (block * layer->block_size + order[c]) * wide + (tile - job->first_tile) * LANES,
+                                      values, job->bfloat);
+                }
+            }
+        }
+        tail_unit += layer->units - low;
+    }
+    return 0;
+}
+#endif
+
+#undef NAME
+#undef TARGET
+#undef VF
+#undef VU
+#undef BOTH
+#undef splat
+#undef load_f
+#undef store_f
+#undef add
+#undef sub
+#undef mul
+#undef fma3
+#undef load_u
+#undef xor_u
+#undef high_nibbles
+#undef load_half
+#undef load_small
+#undef load_byte
+#undef store_small
+#undef SUM
+#undef SUM_ZERO
+#undef total_of
+#undef VALUE
+#undef TABLE
+#undef PARAMETER
+#endif

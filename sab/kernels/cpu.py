@@ -1,0 +1,347 @@
+"""`cpu.c`, compiled on first use with the system's C compiler, and calls into it that cannot crash.
+
+The library lies in the user's cache directory under a name made of the source, the compiler, its flags and the
+machine; it is written to a temporary name and renamed, so two processes may compile at once. Without a compiler, or
+with one that fails, `load` says so once and the reference computes.
+
+Two modes. `exact`: float32 throughout; only the order of the sums differs from a dense product. `fast`: the sums of
+four inputs, of which every weight picks one of sixteen, are rounded to 8 bits with one scale for each token and
+block: `fast_error_bound` says how far the result can be off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sab.errors import SabError
+from sab.kernels.tiles import LANES, UNIT, Tiles
+
+SOURCE = Path(__file__).with_name("cpu.c")
+FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-pthread")
+PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
+MODES = ("exact", "fast")
+CHOICE = "SAB_KERNEL"  # environment variable: reference, or one of PATHS
+COMPILE_SECONDS = 120
+SINGLE_THREAD = 1 << 18  # weights times tokens below which starting threads costs more than it saves
+SIZES = (
+    *("rows", "width", "tiles", "blocks", "block_size", "units", "planes", "main_kind", "tail_kind", "slots"),
+    *("residuals", "means", "parameters", "small", "columns", "second_columns", "tail_units"),
+)
+POINTERS = ("words", "second", "scale", "zero", "step", "column", "second_column", "order", "start")
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_void_p) for name in POINTERS),
+    ]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library: `path` is the instruction set in use, `parallel` torch's own OpenMP (0: none found)."""
+
+    path: str
+    multiply: Callable[..., int]
+    unpack: Callable[..., int]
+    parallel: int
+
+    def kernel(self, mode: str) -> str:
+        """Name of what runs in a mode. Plain AVX-512 has no shorter way, so its fast mode is the exact one."""
+        return f"c {self.path} exact" if self.path == "avx512" else f"c {self.path} {mode}"
+
+
+@functools.cache
+def load(choice: str | None = None) -> Library | None:
+    """The library with the fastest path of this machine, or with the path named; None where there is no compiler.
+
+    SabError for a name that is not known or a path this machine cannot run.
+    """
+    if choice is not None and choice not in PATHS:
+        raise SabError(f"{CHOICE} is {choice!r}; choose reference, {', '.join(PATHS)}, or leave it out.")
+    try:
+        library = ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError, SabError) as error:
+        warnings.warn(f"no C kernel ({error}): packed linears run on the torch reference, slowly", stacklevel=2)
+        return None
+    runs = library.sab_paths()
+    usable = [name for number, name in enumerate(PATHS) if runs >> number & 1]
+    if choice is not None and choice not in usable:
+        raise SabError(f"{CHOICE} is {choice}, which this machine cannot run; choose {' or '.join(usable)}.")
+    pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.sab_multiply.argtypes = [pointer, pointer, pointer, whole, number, number, number, pointer]
+    library.sab_unpack.argtypes = [pointer, pointer, whole, whole, number, number, number, pointer]
+    return Library(choice or usable[-1], library.sab_multiply, library.sab_unpack, _torch_threads())
+
+
+class Weight:
+    """A weight in tiles, checked, with the pointers the library takes. The tensors are kept alive here."""
+
+    def __init__(self, tiles: Tiles, library: Library) -> None:
+        """SabError for tensors that do not fit the sizes: nothing unchecked reaches the library."""
+        self.tiles, self.library = tiles, library
+        self.rows, self.width = tiles.shape
+        _check(tiles)
+        self._layer = _Layer(**tiles.sizes, **{name: tensor.data_ptr() for name, tensor in tiles.tensors.items()})
+        self._pointer = ctypes.addressof(self._layer)
+        self._path = PATHS.index(library.path)
+
+    def multiply(self, x: Tensor, mode: str = "exact") -> Tensor:
+        """`x` float32 [tokens, m] to float32 [tokens, n]. SabError for anything else."""
+        self._check_input(x)
+        if mode not in MODES:
+            raise SabError(f"the mode is {mode!r}; choose exact or fast")
+        x = x.contiguous()
+        y = x.new_empty(len(x), self.rows)
+        if len(x):
+            threads = self._threads(len(x) * self.rows * self.width)
+            fast = int(mode == "fast")
+            self._run(self.library.multiply, x.data_ptr(), y.data_ptr(), len(x), self._path, fast, threads)
+        return y
+
+    def multiply_unpacked(self, x: Tensor, weights_at_once: int = 1 << 20) -> Tensor:
+        """`x` [tokens, m] to [tokens, n] in its dtype, float32 or bfloat16, by dequantizing a few rows at a time."""
+        self._check_input(x, (torch.float32, torch.bfloat16))
+        y = x.new_empty(len(x), self.rows)
+        count = max(1, weights_at_once // (LANES * self.width))
+        for first in range(0, self.tiles.sizes["tiles"], count):
+            dense = self.unpack(first, min(count, self.tiles.sizes["tiles"] - first), x.dtype)
+            here = y[:, first * LANES : first * LANES + dense.shape[1]]
+            here.copy_(torch.mm(x, dense)[:, : here.shape[1]])
+        return y
+
+    def unpack(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Weights of `count` tiles from tile `first` on, transposed: [m, 16 count], float32 or bfloat16."""
+        if not 0 <= first < first + count <= self.tiles.sizes["tiles"]:
+            raise SabError(f"there are no tiles {first} to {first + count - 1}")
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise SabError(f"weights are unpacked to float32 or bfloat16, not to {dtype}")
+        dense = torch.empty(self.width, count * LANES, dtype=dtype)
+        threads = self._threads(count * LANES * self.width)
+        bfloat = int(dtype == torch.bfloat16)
+        self._run(self.library.unpack, dense.data_ptr(), first, count, bfloat, self._path, threads)
+        return dense
+
+    def _threads(self, work: int) -> int:
+        return torch.get_num_threads() if work >= SINGLE_THREAD else 1
+
+    def _run(self, function: Callable[..., int], *arguments: int) -> None:
+        failure = function(self._pointer, *arguments, self.library.parallel)
+        if failure:
+            raise MemoryError("the packed kernel found no memory") if failure == -1 else SabError("no such path")
+
+    def _check_input(self, x: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> None:
+        if x.device.type != "cpu" or x.dtype not in dtypes or x.ndim != 2 or x.shape[1] != self.width:
+            raise SabError(
+                f"the input is {x.dtype} {tuple(x.shape)} on {x.device} instead of "
+                f"{' or '.join(map(str, dtypes))} (tokens, {self.width}) on the CPU"
+            )
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """Types and shapes of the tensors of an arrangement, from its sizes."""
+
+    sizes: dict[str, int]
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        of = self.sizes
+        blocks, tiles, places = of["blocks"], of["tiles"], of["units"] * UNIT
+        expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+            "words": (torch.int32, (blocks, tiles, of["planes"], of["units"] // 2, LANES)),
+            "scale": (torch.int8 if of["small"] else torch.int16, (blocks, tiles, of["parameters"], LANES)),
+            "order": (torch.int16, (blocks, places)),
+            "start": (torch.int32, (blocks,)),
+        }
+        if of["main_kind"] == 3:
+            expected["zero"] = (torch.uint8, (blocks, tiles, LANES))
+        else:
+            expected["second"] = (torch.int32, (-(-of["tail_units"] // 2), tiles, LANES))
+        if of["small"]:
+            expected["step"] = (torch.int16, (tiles, LANES))
+        if of["columns"]:
+            expected["column"] = (torch.int16, (of["columns"], blocks, places))
+        if of["second_columns"]:
+            expected["second_column"] = (torch.int16, (of["second_columns"], of["tail_units"] * UNIT))
+        object.__setattr__(self, "tensors", expected)
+
+
+def _check(tiles: Tiles) -> None:
+    """SabError where sizes contradict each other, tensors do not have them, or an index points outside."""
+    of = tiles.sizes
+    try:
+        rows, width = of["rows"], of["width"]
+        sound = (
+            set(of) == set(SIZES)
+            and tiles.shape == (rows, width)
+            and min(rows, width, of["block_size"], of["units"], of["planes"]) >= 1
+            and of["tiles"] == -(-rows // LANES)
+            and of["blocks"] == -(-width // of["block_size"])
+            and of["units"] % 2 == 0
+            and of["block_size"] <= of["units"] * UNIT
+            and _kinds_fit(of)
+        )
+        expected = _Expected(of).tensors if sound else {}
+    except KeyError:
+        sound = False
+    if not sound:
+        raise SabError(f"the sizes of this packed linear make no sense: {of}")
+    if set(expected) != set(tiles.tensors):
+        raise SabError(f"this packed linear has the tensors {sorted(tiles.tensors)} instead of {sorted(expected)}")
+    for name, (dtype, shape) in expected.items():
+        found = tiles.tensors[name]
+        if found.dtype != dtype or tuple(found.shape) != shape or found.device.type != "cpu":
+            raise SabError(f"{name} is {found.dtype} {tuple(found.shape)} on {found.device}, not {dtype} {shape}")
+        if not found.is_contiguous():
+            raise SabError(f"{name} is not contiguous")
+    order, start = tiles.tensors["order"].long(), tiles.tensors["start"].long()
+    column = order + of["block_size"] * torch.arange(of["blocks"])[:, None]
+    inside = (order == -1) | (order >= 0) & (order < of["block_size"]) & (column < width)
+    places = of["units"] * UNIT
+    if not bool(inside.all()) or not bool(((start >= 0) & (start <= places)).all()):
+        raise SabError("the columns of this packed linear lie outside of it")
+    if int((of["units"] - start // UNIT).sum()) != of["tail_units"] or of["tail_units"] and of["tail_kind"] == 4:
+        raise SabError("the salient columns of this packed linear do not fit its tail")
+
+
+def _kinds_fit(of: dict[str, int]) -> bool:
+    """Whether the kernel reads no parameter that is not there."""
+    main, tail, slots, residuals = of["main_kind"], of["tail_kind"], of["slots"], of["residuals"]
+    if main == 3:
+        return of["planes"] <= 8 and tail == 4 and of["parameters"] == 1 and not of["small"]
+    grouped = main in (1, 2)
+    return (
+        main in (0, 1, 2)
+        and of["planes"] == 1 + grouped
+        and of["columns"] in ((2,) if main == 2 else (0, 1))
+        and (tail, slots, residuals)
+        in {
+            (4, 1 + grouped, 0),
+            (0, 2 + grouped, 1),
+            *({(main, 4, 2)} if grouped else set()),
+        }
+        and of["second_columns"] in ((0, residuals) if main == 2 else (0,))
+        and of["means"] in (0, 1)
+        and of["parameters"] == slots + residuals + of["means"] * slots
+    )
+
+
+def fast_error_bound(tiles: Tiles, x: Tensor) -> Tensor:
+    """How far `fast` can be off besides float32 rounding, [tokens, n], for `x` float32 [tokens, m].
+
+    A table holds the sums +-x +-x +-x +-x of a cell's four inputs (times column scales) as multiples of
+    delta = max over the cells of sum |x| / 127, so an entry is off by delta / 2 at most (1e-37 where the largest sum
+    is below 1e-35, as then all count as 0). A row adds one entry per cell and plane, times its scale. With two
+    planes each scale multiplies half their sum, or their difference.
+    """
+    of, tensors = tiles.sizes, tiles.tensors
+    blocks, places = of["blocks"], of["units"] * UNIT
+    column = torch.where(tensors["order"] >= 0, tensors["order"] + of["block_size"] * torch.arange(blocks)[:, None], -1)
+    arranged = torch.nn.functional.pad(x, (0, 1))[:, column.long()].double()  # [tokens, blocks, places]
+    tail = torch.arange(places)[None] >= tensors["start"][:, None]
+    scale = tensors["scale"] if of["small"] else tensors["scale"].view(torch.float16)
+    scale = scale.double().abs().permute(2, 0, 1, 3).reshape(of["parameters"], blocks, -1)  # [p, blocks, n]
+    if of["small"]:
+        scale = scale * tensors["step"].view(torch.float16).double().abs().reshape(-1)
+
+    def off(values: Tensor, here: Tensor) -> Tensor:
+        """[tokens, blocks]: what the entries of one plane can be off together, in the places `here`."""
+        sums = (values.abs() * here).unflatten(-1, (-1, 4)).sum(-1)
+        units = here.unflatten(-1, (-1, UNIT)).any(-1).sum(-1)
+        entry = torch.maximum(sums.amax(-1) / 127 / 2 * (1 + 1e-5), torch.tensor(1e-35))
+        return entry * units * (UNIT // 4)
+
+    def columns(name: str, count: int) -> Tensor:
+        return tensors[name].view(torch.float16).double().reshape(count, 1, *tensors[name].shape[1:-1], -1)
+
+    first = arranged * columns("column", of["columns"]) if of["columns"] else arranged[None]
+    main = torch.stack([off(values, ~tail) for values in first])  # [1 or 2, tokens, blocks]
+    salient = torch.stack([off(values, tail) for values in first])
+    second = salient
+    if of["second_columns"]:
+        spread = torch.zeros(of["second_columns"], blocks * places, dtype=torch.float64)
+        in_units = tail.unflatten(-1, (-1, UNIT)).any(-1).repeat_interleave(UNIT, 1).flatten()
+        spread[:, in_units] = tensors["second_column"].view(torch.float16).double()
+        weighed = arranged * spread.reshape(-1, 1, blocks, places)
+        second = torch.stack([off(values, tail) for values in weighed])
+    elif of["columns"] == 2:
+        second = off(arranged, tail)[None]
+    if of["main_kind"] == 3:
+        weights = (2.0 ** of["planes"] - 1) / 2
+        return torch.einsum("tb,bn->tn", main[0] * weights, scale[0])[:, : of["rows"]]
+    grouped = 1 + (of["planes"] == 2)
+    terms = [(slot, main[min(slot, len(main) - 1)]) for slot in range(grouped)]
+    terms += [(slot, salient[min(slot - grouped, len(salient) - 1)]) for slot in range(grouped, of["slots"])]
+    terms += [(of["slots"] + r, second[min(r, len(second) - 1)]) for r in range(of["residuals"])]
+    if of["means"]:
+        terms += [(of["slots"] + of["residuals"] + g, main[0] / 2) for g in range(grouped)]
+    return sum((torch.einsum("tb,bn->tn", part, scale[slot]) for slot, part in terms), torch.zeros(()))[:, : of["rows"]]
+
+
+def _compiled() -> Path:
+    """The library's file, compiled now if it is not there. SabError without a compiler or where it fails."""
+    source = SOURCE.read_bytes()
+    command = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    found = shutil.which(command[0])
+    if found is None:
+        raise SabError(f"there is no C compiler {command[0]!r}")
+    compiler = [found, *command[1:]]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS).stdout
+    key = hashlib.sha256(repr((source, compiler, version, FLAGS, platform.machine(), _processor())).encode())
+    path = _cache() / f"cpu-{key.hexdigest()[:24]}{'.dll' if os.name == 'nt' else '.so'}"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        made = subprocess.run(
+            [*compiler, *FLAGS, str(SOURCE), "-o", temporary], capture_output=True, text=True, timeout=COMPILE_SECONDS
+        )
+        if made.returncode:
+            said = (made.stderr.strip().splitlines() or ["no reason given"])[0]
+            raise SabError(f"the C compiler {command[0]!r} failed: {said}")
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sab-lens" / "kernels"
+
+
+def _processor() -> str:
+    """What the processor calls itself, so that a cache on a shared disk serves machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _torch_threads() -> int:
+    """Address of GOMP_parallel in the OpenMP that torch has loaded: a second pool would fight it for the cores."""
+    try:
+        own: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(own.GOMP_parallel, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0

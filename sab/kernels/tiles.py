@@ -1,0 +1,201 @@
+"""Codes arranged for `cpu.c`: sixteen rows side by side, salient columns last in their block, nothing stored twice.
+
+In a block of k columns (padded to a multiple of 32) those that are not salient come first, then padding, then the
+salient ones, so that each part of the product reads whole units of 16 columns; one unit may hold both. A cell is
+four columns: `cell[j]` is column 4 i + j of the arranged block. A unit's four cells lie in the bytes of a dword, in
+the low nibbles for an even unit, in the high ones for an odd unit. A nibble with bit 3 set has its bits 0..2
+inverted (cpu.c says why).
+
+    words          int32 [blocks, tiles, planes, units / 2, 16]   signs a, and b = a * (-1)^group; or bit planes
+    second         int32 [ceil(tail units / 2), tiles, 16]        residual signs of units that hold salient columns
+    scale          int16 or int8 [blocks, tiles, parameters, 16]  row scales, second row scales, row means
+    step           int16 [tiles, 16]                              what int8 scales are multiples of
+    zero           uint8 [blocks, tiles, 16]                      zeros of the integer formats
+    column         int16 [1 or 2, blocks, 16 units]               column scales
+    second_column  int16 [residuals, 16 tail units]
+    order          int16 [blocks, 16 units]                       column inside the block, -1 for padding
+    start          int32 [blocks]                                 place of the first salient column
+
+Every method's codes but those of pb-llm fit; other combinations the stored format allows (means together with
+column scales or with a step, salient rows split with means) are left to the reference.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sab.binarizers.codes import BinaryCodes, IntegerCodes, LinearCodes
+
+LANES = 16
+UNIT = 16  # columns
+CELL = 4
+ONE, SHARED, SPLIT, INTEGER, NONE = range(5)  # what cpu.c looks up in a part of a block
+LARGEST_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """`tensors` and the integers of the C structure `Layer`, by their names there."""
+
+    shape: tuple[int, int]
+    sizes: dict[str, int]
+    tensors: dict[str, Tensor]
+
+
+def arrange(codes: LinearCodes) -> Tiles | None:
+    """The arrangement of a linear's codes; None where only the reference takes them."""
+    if codes.block_size > LARGEST_BLOCK:
+        return None
+    if isinstance(codes, IntegerCodes):
+        return _arrange_integer(codes)
+    if isinstance(codes, BinaryCodes) and _supported(codes):
+        return _arrange_binary(codes)
+    return None
+
+
+def _supported(codes: BinaryCodes) -> bool:
+    columns = 0 if codes.column_scale is None else len(codes.column_scale)
+    slots, grouped = len(codes.row_scale), codes.group is not None
+    if codes.row_mean is not None and (columns or codes.row_step is not None or slots == 4):
+        return False
+    if columns == 2 and not grouped:
+        return False
+    if codes.second_column_scale is not None and columns != 2:
+        return False
+    unsplit = codes.group is not None and slots == 3 and bool((codes.group & codes.salient).any())
+    return not unsplit and (not bool(codes.salient.any()) or slots > codes.groups)
+
+
+def _arrange_binary(codes: BinaryCodes) -> Tiles:
+    place = _Places(codes.shape, codes.block_size, codes.salient)
+    planes = [codes.first] if codes.group is None else [codes.first, codes.first ^ codes.group]
+    parameters = [codes.row_scale, codes.second_row_scale, *([] if codes.row_mean is None else [codes.row_mean])]
+    columns = 0 if codes.column_scale is None else len(codes.column_scale)
+    slots, residuals = len(codes.row_scale), len(codes.second_row_scale)
+    grouped = len(planes) == 2
+    main = ONE if not grouped else SPLIT if columns == 2 else SHARED
+    tail = NONE if not residuals else ONE if residuals == 1 else main
+    tensors = {
+        "words": place.words(planes),
+        "second": place.second(codes.second),
+        "scale": place.by_tile(torch.cat(parameters)),
+        "order": place.order,
+        "start": place.start.to(torch.int32),
+    }
+    if codes.row_step is not None:
+        tensors["step"] = place.by_row(codes.row_step.view(torch.int16))
+    if codes.column_scale is not None:
+        tensors["column"] = place.columns(codes.column_scale.view(torch.int16))
+    if codes.second_column_scale is not None:
+        tensors["second_column"] = place.salient_columns(codes.second_column_scale.view(torch.int16))
+    sizes = {
+        "planes": len(planes),
+        "main_kind": main,
+        "tail_kind": tail,
+        "slots": slots,
+        "residuals": residuals,
+        "means": int(codes.row_mean is not None),
+        "parameters": sum(len(part) for part in parameters),
+        "small": int(codes.row_step is not None),
+        "columns": columns,
+        "second_columns": 0 if codes.second_column_scale is None else len(codes.second_column_scale),
+        **place.sizes,
+    }
+    return Tiles(codes.shape, sizes, tensors)
+
+
+def _arrange_integer(codes: IntegerCodes) -> Tiles:
+    place = _Places(codes.shape, codes.block_size, torch.zeros(codes.shape[1], dtype=torch.bool))
+    tensors = {
+        "words": place.words([(codes.levels >> bit & 1).bool() for bit in range(codes.bits)]),
+        "scale": place.by_tile(codes.scale[None]),
+        "zero": place.by_tile(codes.zero[None])[:, :, 0],
+        "order": place.order,
+        "start": place.start.to(torch.int32),
+    }
+    sizes = {"planes": codes.bits, "main_kind": INTEGER, "tail_kind": NONE, "slots": 1, "parameters": 1}
+    none = dict.fromkeys(("residuals", "means", "small", "columns", "second_columns"), 0)
+    return Tiles(codes.shape, sizes | none | place.sizes, tensors)
+
+
+class _Places:
+    """Where the columns of a linear [n, m] go, and how its tensors follow them."""
+
+    def __init__(self, shape: tuple[int, int], block_size: int, salient: Tensor) -> None:
+        rows, width = shape
+        blocks = -(-width // block_size)
+        places = 2 * UNIT * -(-block_size // (2 * UNIT))
+        column = torch.arange(blocks * block_size).reshape(blocks, block_size)
+        column = torch.nn.functional.pad(column, (0, places - block_size), value=width)
+        exists = column < width
+        chosen = torch.nn.functional.pad(salient.cpu(), (0, 1))[column.clamp(max=width)] & exists
+        rank = torch.where(chosen, 2, torch.where(exists, 0, 1))
+        inside = rank.argsort(dim=1, stable=True)
+        self.column = torch.where(exists, column, width).gather(1, inside)  # [blocks, places], m for padding
+        self.order = torch.where(self.column < width, inside, -1).to(torch.int16)
+        self.start = places - chosen.sum(1)
+        first_unit = self.start // UNIT
+        in_tail = torch.arange(places // UNIT)[None] >= first_unit[:, None]
+        tail = in_tail.repeat_interleave(UNIT, 1)
+        number = torch.where(torch.arange(places)[None] >= self.start[:, None], 1, 0)
+        number = torch.where(number > 0, number.flatten().cumsum(0).reshape(number.shape) - 1, int(chosen.sum()))
+        self.salient = number[tail]  # [tail places]: which of the c salient columns, c for none
+        self.tiles = -(-rows // LANES)
+        self.padding = self.tiles * LANES - rows
+        self.sizes = {
+            "rows": rows,
+            "width": width,
+            "tiles": self.tiles,
+            "blocks": blocks,
+            "block_size": block_size,
+            "units": places // UNIT,
+            "tail_units": len(self.salient) // UNIT,
+        }
+
+    def words(self, planes: list[Tensor]) -> Tensor:
+        """bool [n, m] each to int32 [blocks, tiles, planes, units / 2, 16]."""
+        arranged = [self._dwords(self._padded(plane)[:, self.column]) for plane in planes]  # [n, blocks, units / 2]
+        stacked = torch.stack(arranged, 2)  # [n, blocks, planes, units / 2]
+        tiled = self._tiled(stacked)  # [tiles, 16, blocks, planes, units / 2]
+        return tiled.permute(2, 0, 3, 4, 1).contiguous()
+
+    def second(self, second: Tensor) -> Tensor:
+        """bool [n, c] to int32 [ceil(tail units / 2), tiles, 16]."""
+        bits = self._padded(second)[:, self.salient]
+        bits = torch.nn.functional.pad(bits, (0, -bits.shape[1] % (2 * UNIT)))
+        return self._tiled(self._dwords(bits)).permute(2, 0, 1).contiguous()
+
+    def by_tile(self, values: Tensor) -> Tensor:
+        """Row parameters [p, blocks, n] to [blocks, tiles, p, 16]; float16 as int16."""
+        stored = values.cpu().view(torch.int16) if values.dtype == torch.float16 else values.cpu()
+        padded = torch.nn.functional.pad(stored, (0, self.padding))
+        return padded.reshape(*padded.shape[:2], self.tiles, LANES).permute(1, 2, 0, 3).contiguous()
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """[n] to [tiles, 16]."""
+        return torch.nn.functional.pad(values.cpu(), (0, self.padding)).reshape(self.tiles, LANES)
+
+    def columns(self, values: Tensor) -> Tensor:
+        """[p, m] to [p, blocks, places]."""
+        return self._padded(values)[:, self.column].contiguous()
+
+    def salient_columns(self, values: Tensor) -> Tensor:
+        """[p, c] to [p, tail places]."""
+        return self._padded(values)[:, self.salient].contiguous()
+
+    def _padded(self, values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values.cpu(), (0, 1))
+
+    def _tiled(self, values: Tensor) -> Tensor:
+        padding = [0, 0] * (values.ndim - 1) + [0, self.padding]
+        return torch.nn.functional.pad(values, padding).reshape(self.tiles, LANES, *values.shape[1:])
+
+    @staticmethod
+    def _dwords(bits: Tensor) -> Tensor:
+        """bool [..., p] in the order of the places to int32 [..., p / 32]."""
+        cells = bits.reshape(*bits.shape[:-1], bits.shape[-1] // (2 * UNIT), 2, UNIT // CELL, CELL).to(torch.uint8)
+        top = cells[..., 3]
+        nibbles = (cells[..., 0] ^ top) | (cells[..., 1] ^ top) << 1 | (cells[..., 2] ^ top) << 2 | top << 3
+        low, high = nibbles.unbind(-2)  # [..., p / 32, 4]
+        return (low | high << 4).contiguous().view(torch.int32)[..., 0]
