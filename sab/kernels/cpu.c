@@ -15,6 +15,7 @@ exact: tables of floats. fast: tables of int8, one scale per block, token and ta
 The second half of this file is included once for every instruction set and mode. */
 #ifndef PATH
 
+#define _GNU_SOURCE /* syscall */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -24,11 +25,17 @@ The second half of this file is included once for every instruction set and mode
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
+#if defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define MATRIX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
+#endif
 #endif
 
 enum { LANES = 16, CELLS = 4, UNIT = 64, PADDING = 0xFFFF };       /* UNIT: table entries of 16 columns */
 enum { ONE = 0, SHARED = 1, SPLIT = 2, INTEGER = 3, NONE = 4 };    /* what a part of a block looks up */
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VNNI = 3 };
+enum { GROUP = 16, PANEL = 2048, DEEP = 32 };                       /* prefill: tiles, columns, columns of one step */
 enum { TABLES = 6 };                                               /* main 0 1, tail 2 3, second signs 4 5 */
 
 typedef struct {
@@ -55,9 +62,10 @@ typedef struct {
 typedef struct {
     const Layer *layer;
     const float *x;                                                /* [batch, width] */
+    const uint16_t *halves;                                        /* [batch / 16, width / 32, 16, 32] bfloat16 */
     float *y;                                                      /* [batch, rows] */
     void *dense;                                                   /* [width, tiles * 16] */
-    int64_t batch, first_tile, last_tile, share;
+    int64_t batch, first_tile, last_tile, share, multiple;         /* a share is a multiple of this many tiles */
     int bfloat;
     int (*body)(const void *job, int64_t first_tile, int64_t last_tile);
     atomic_llong next;
@@ -73,6 +81,12 @@ static const float SIGN[CELLS][LANES] = {
     {-1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1},
 };
 
+/* Where column j of a unit lies in a dword, its high nibbles moved down; how far from the top; and that bit. */
+static const int SHIFT[LANES] = {31, 30, 29, 28, 23, 22, 21, 20, 15, 14, 13, 12, 7, 6, 5, 4};
+static const uint8_t PLACE[LANES] = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+static const uint32_t BIT[LANES] = {1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 8,  1u << 9,  1u << 10, 1u << 11,
+                                    1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 24, 1u << 25, 1u << 26, 1u << 27};
+
 static inline float half_to_float(uint16_t half) {
     uint32_t bits = (uint32_t)(half & 0x7FFF) << 13, sign = (uint32_t)(half & 0x8000) << 16;
     float value;
@@ -82,6 +96,22 @@ static inline float half_to_float(uint16_t half) {
     bits |= sign;
     memcpy(&value, &bits, 4);
     return value;
+}
+
+/* Column scales of one block as floats [4, places]: of the first signs by group bit, then of the second signs. */
+static void column_scales(const Layer *layer, int64_t block, int64_t tail_unit, float *column) {
+    int64_t places = layer->units * LANES, low = layer->start[block] / LANES;
+    for (int64_t g = 0; g < 2; g++) {
+        float *first = column + g * places, *second = first + 2 * places;
+        int64_t line = layer->columns == 2 ? g : 0, other = layer->second_columns == 2 ? g : 0;
+        for (int64_t c = 0; c < places; c++) {
+            first[c] = layer->columns ? half_to_float(layer->column[(line * layer->blocks + block) * places + c]) : 1;
+            second[c] = layer->columns == 1 ? first[c] : 1;
+            if (layer->second_columns && c >= low * LANES)
+                second[c] = half_to_float(
+                    layer->second_column[(other * layer->tail_units + tail_unit - low) * LANES + c]);
+        }
+    }
 }
 
 static void worker(void *data) {
@@ -107,6 +137,7 @@ static int run(Job *job, int threads, Parallel parallel) {
     if (threads < 1) threads = 1;
     int64_t pieces = threads == 1 ? 1 : 2 * threads;               /* a second one for whoever is done early */
     job->share = (tiles + pieces - 1) / pieces;
+    if (job->multiple) job->share = (job->share + job->multiple - 1) / job->multiple * job->multiple;
     atomic_init(&job->next, job->first_tile);
     atomic_init(&job->failed, 0);
     if (threads == 1) {
@@ -160,9 +191,127 @@ static int run(Job *job, int threads, Parallel parallel) {
 #include __FILE__
 #undef FAST
 #undef PATH
+#ifdef MATRIX
+#define PATH 4
+#define FAST 0
+#include __FILE__
+#undef FAST
+#undef PATH
+#endif
 #endif
 
-/* Bit p is set where path p runs here. */
+#ifdef MATRIX
+/* Many tokens at once on the matrix unit: a group of tiles is dequantized to bfloat16, some columns at a time, and
+   multiplied while it is in cache. Two by two products of 16 tokens with 16 rows over 32 columns. */
+static int matrix_unit(void) {
+    unsigned a, b, c, d = 0;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+    int there = (d >> 22 & 1) && (d >> 24 & 1);
+    return there && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, 0x1023, 18) == 0; /* asks for it */
+}
+
+/* Pairs of neighbouring columns side by side, [columns / 2, 16, 2]; column c lies at place[c] of plain [places, 16]. */
+static MATRIX void interleave(const uint16_t *plain, const uint16_t *place, int64_t columns, uint16_t *pairs) {
+    for (int64_t c = 0; c < columns; c += 2) {
+        __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(plain + place[c] * LANES)));
+        __m512i odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(plain + place[c + 1] * LANES)));
+        _mm512_storeu_si512(pairs + c * LANES, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+    }
+}
+
+static MATRIX void configure(void) {
+    struct { uint8_t palette, row, unused[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = {.palette = 1};
+    for (int t = 0; t < 8; t++) tiles.bytes[t] = 64, tiles.rows[t] = 16;
+    _tile_loadconfig(&tiles);
+}
+
+/* sums [32, GROUP * 16] += 32 tokens of x times two tiles; `below`: from 16 tokens to the next 16. */
+static MATRIX void two_by_two(const uint16_t *x, int64_t below, const uint16_t *pairs, int64_t columns, float *sums) {
+    enum { WIDE = GROUP * LANES * 4 };
+    float *lower = sums + LANES * GROUP * LANES;
+    _tile_loadd(0, sums, WIDE);
+    _tile_loadd(1, sums + LANES, WIDE);
+    _tile_loadd(2, lower, WIDE);
+    _tile_loadd(3, lower + LANES, WIDE);
+    for (int64_t c = 0; c < columns; c += DEEP) {
+        _tile_loadd(4, x + c * LANES, 64);
+        _tile_loadd(5, x + below + c * LANES, 64);
+        _tile_loadd(6, pairs + c * LANES, 64);
+        _tile_loadd(7, pairs + (PANEL + c) * LANES, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, WIDE);
+    _tile_stored(1, sums + LANES, WIDE);
+    _tile_stored(2, lower, WIDE);
+    _tile_stored(3, lower + LANES, WIDE);
+}
+
+static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_tile) {
+    const Job *job = data;
+    const Layer *layer = job->layer;
+    int64_t padded = (job->batch + 31) / 32 * 32, width = layer->width, block_size = layer->block_size;
+    int64_t per_panel = PANEL / block_size, places = layer->units * LANES;
+    uint16_t place[PANEL];
+    size_t sums_bytes = (size_t)(padded * GROUP * LANES) * 4, panel_bytes = (size_t)PANEL * LANES * 2;
+    size_t column_bytes = (size_t)places * 4 * sizeof(float);
+    char *memory = malloc(sums_bytes + panel_bytes * (GROUP + 1) + column_bytes + 64);
+    if (!memory) return -1;
+    char *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
+    float *sums = (float *)aligned, *column = (float *)(aligned + sums_bytes + panel_bytes * (GROUP + 1));
+    uint16_t *pairs = (uint16_t *)(aligned + sums_bytes), *plain = pairs + GROUP * PANEL * LANES;
+    configure();
+    for (int64_t group = first_tile; group < last_tile; group += GROUP) {
+        int64_t count = last_tile - group < GROUP ? last_tile - group : GROUP, tail_unit = 0;
+        memset(sums, 0, sums_bytes);
+        if (count % 2) memset(pairs + count * PANEL * LANES, 0, panel_bytes);
+        for (int64_t panel = 0; panel < layer->blocks; panel += per_panel) {
+            int64_t last = panel + per_panel < layer->blocks ? panel + per_panel : layer->blocks;
+            int64_t left = panel * block_size, end = last * block_size < width ? last * block_size : width;
+            for (int64_t block = panel; block < last; block++) {
+                int64_t first = block * block_size, columns = width - first < block_size ? width - first : block_size;
+                const uint16_t *order = layer->order + block * places;
+                for (int64_t c = 0; c < places; c++)
+                    if (order[c] != PADDING) place[order[c]] = (uint16_t)c;
+                column_scales(layer, block, tail_unit, column);
+                for (int64_t tile = 0; tile < count; tile++) {
+                    unpack_tile_4_0(layer, block, tail_unit, group + tile, column, plain, 1);
+                    interleave(plain, place, columns, pairs + (tile * PANEL + first - left) * LANES);
+                }
+                tail_unit += layer->units - layer->start[block] / LANES;
+            }
+            for (int64_t token = 0; token < padded; token += 32)
+                for (int64_t tile = 0; tile < count; tile += 2)
+                    two_by_two(job->halves + token * width + left * LANES, width * LANES, pairs + tile * PANEL * LANES,
+                               end - left, sums + (token * GROUP + tile) * LANES);
+        }
+        int64_t row = group * LANES, rows = layer->rows - row < count * LANES ? layer->rows - row : count * LANES;
+        for (int64_t token = 0; token < job->batch; token++)
+            memcpy(job->y + token * layer->rows + row, sums + token * GROUP * LANES, (size_t)rows * sizeof(float));
+    }
+    _tile_release();
+    free(memory);
+    return 0;
+}
+#else
+static int matrix_unit(void) { return 0; }
+#define prefill NULL
+#endif
+
+/* y [batch, rows] = x W^T with x and W in bfloat16, x [ceil(batch / 32) * 2, width / 32, 16, 32]: pieces of 16 tokens
+   and 32 columns. As sab_multiply, or -3 without a matrix unit, for an odd width, or for blocks that do not fill its
+   steps. */
+int sab_prefill(const Layer *layer, const uint16_t *x, float *y, int64_t batch, int threads, Parallel parallel) {
+    if (!matrix_unit() || layer->width % DEEP || layer->block_size % DEEP || layer->block_size > PANEL) return -3;
+    Job job = {.layer = layer, .halves = x, .y = y, .batch = batch, .last_tile = layer->tiles, .body = prefill,
+               .multiple = GROUP};
+    return run(&job, threads, parallel);
+}
+
+/* Bit p is set where path p runs here, and bit 8 where there is a matrix unit for bfloat16. */
 int sab_paths(void) {
     int found = 1 << PORTABLE;
 #if defined(__x86_64__)
@@ -173,6 +322,7 @@ int sab_paths(void) {
         if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) found |= 1 << AVX512VNNI;
     }
 #endif
+    if (matrix_unit()) found |= 1 << 8;
     return found;
 }
 
@@ -214,7 +364,9 @@ int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t coun
 
 #if PATH >= 2 /* AVX-512: one register holds a tile */
 
-#if FAST
+#if PATH == 4
+#define TARGET MATRIX
+#elif FAST
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vnni,fma,f16c")))
 #else
 #define TARGET __attribute__((target("avx512f,avx512bw,fma,f16c")))
@@ -245,6 +397,26 @@ INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
     *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi8(1), _mm512_permutexvar_epi8(at, load_u(table)));
 }
 #else
+#define and_u(a, bits) _mm512_and_si512(a, _mm512_set1_epi32((int)(bits)))
+#define shifted(a, places) _mm512_srli_epi32(a, places)
+#define pick(w, bit, zero, one) \
+    _mm512_mask_blend_ps(_mm512_test_epi32_mask(w, _mm512_set1_epi32((int)BIT[bit])), zero, one)
+#define signed_by(w, bit, value) /* value ^ (~(w << (31 - bit)) & the sign bit) */ \
+    _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(value), \
+                                                  _mm512_sllv_epi32(w, _mm512_set1_epi32(SHIFT[bit])), \
+                                                  _mm512_set1_epi32((int)0x80000000u), 0xD2))
+#define scaled_by(w, bit, zero, at_zero, one, at_one) \
+    _mm512_mask_mul_ps(mul(zero, splat(at_zero)), _mm512_test_epi32_mask(w, _mm512_set1_epi32((int)BIT[bit])), one, \
+                       splat(at_one))
+INLINE void NAME(store_bfloat)(uint16_t *to, VF value) { /* to the nearest, ties to even */
+#if PATH == 4
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value));
+#else
+    VU bits = _mm512_castps_si512(value), last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    VU rounded = _mm512_add_epi32(_mm512_add_epi32(bits, last), _mm512_set1_epi32(0x7FFF));
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+#endif
+}
 #define SUM struct { VF even, odd; }
 #define SUM_ZERO {_mm512_setzero_ps(), _mm512_setzero_ps()}
 #define total_of(sum) add((sum).even, (sum).odd)
@@ -310,6 +482,24 @@ INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
 #define SUM VF
 #define SUM_ZERO {_mm256_setzero_ps(), _mm256_setzero_ps()}
 #define total_of(sum) (sum)
+INLINE VU NAME(and_u)(VU a, uint32_t bits) {
+    __m256i all = _mm256_set1_epi32((int)bits);
+    return (VU){_mm256_and_si256(a.l, all), _mm256_and_si256(a.h, all)};
+}
+INLINE VU NAME(shifted)(VU a, int places) { return (VU){_mm256_srli_epi32(a.l, places), _mm256_srli_epi32(a.h, places)}; }
+INLINE VF NAME(pick)(VU w, int bit, VF zero, VF one) {
+    return (VF){_mm256_blendv_ps(zero.l, one.l, _mm256_castsi256_ps(_mm256_slli_epi32(w.l, 31 - PLACE[bit]))),
+                _mm256_blendv_ps(zero.h, one.h, _mm256_castsi256_ps(_mm256_slli_epi32(w.h, 31 - PLACE[bit])))};
+}
+INLINE __m256i NAME(rounded)(__m256 value) { /* to bfloat16 in the low halves: to the nearest, ties to even */
+    __m256i bits = _mm256_castps_si256(value);
+    __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, last), _mm256_set1_epi32(0x7FFF)), 16);
+}
+INLINE void NAME(store_bfloat)(uint16_t *to, VF value) {
+    __m256i both = _mm256_packus_epi32(NAME(rounded)(value.l), NAME(rounded)(value.h));
+    _mm256_storeu_si256((__m256i *)to, _mm256_permute4x64_epi64(both, 0xD8));
+}
 INLINE __m256 NAME(looked_up)(__m256i w, __m256 table, int cell) {
     __m256i sign = _mm256_and_si256(_mm256_slli_epi32(w, 28 - 8 * cell), _mm256_set1_epi32((int)0x80000000u));
     return _mm256_xor_ps(_mm256_permutevar8x32_ps(table, _mm256_srli_epi32(w, 8 * cell)), _mm256_castsi256_ps(sign));
@@ -323,52 +513,77 @@ INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
 }
 #endif
 
-#else /* portable */
+#else /* portable: vectors of the compiler, which cuts them to what the processor has */
 
 #define TARGET
 #define VF NAME(Floats)
 #define VU NAME(Words)
-typedef struct { float v[LANES]; } VF;
-typedef struct { uint32_t v[LANES]; } VU;
-#define EACH(type, value) \
-    type made; \
-    for (int r = 0; r < LANES; r++) made.v[r] = (value); \
-    return made
-INLINE VF NAME(splat)(float v) { EACH(VF, v); }
-INLINE VF NAME(load_f)(const float *p) { EACH(VF, p[r]); }
-INLINE void NAME(store_f)(float *p, VF v) { memcpy(p, v.v, sizeof v); }
-INLINE VF NAME(add)(VF a, VF b) { EACH(VF, a.v[r] + b.v[r]); }
-INLINE VF NAME(sub)(VF a, VF b) { EACH(VF, a.v[r] - b.v[r]); }
-INLINE VF NAME(mul)(VF a, VF b) { EACH(VF, a.v[r] * b.v[r]); }
-INLINE VF NAME(fma3)(VF s, VF a, VF b) { EACH(VF, s.v[r] + a.v[r] * b.v[r]); }
-INLINE VU NAME(load_u)(const uint32_t *p) { EACH(VU, p[r]); }
-INLINE VU NAME(xor_u)(VU a, VU b) { EACH(VU, a.v[r] ^ b.v[r]); }
-INLINE VU NAME(high_nibbles)(VU a) { EACH(VU, a.v[r] >> 4); }
-INLINE VF NAME(load_half)(const uint16_t *p) { EACH(VF, half_to_float(p[r])); }
-INLINE VF NAME(load_small)(const int8_t *p) { EACH(VF, (float)p[r]); }
-INLINE VF NAME(load_byte)(const uint8_t *p) { EACH(VF, (float)p[r]); }
+typedef float VF __attribute__((vector_size(64)));
+typedef uint32_t VU __attribute__((vector_size(64)));
+INLINE VF NAME(load_f)(const float *p) {
+    VF loaded;
+    memcpy(&loaded, p, sizeof loaded);
+    return loaded;
+}
+INLINE VU NAME(load_u)(const uint32_t *p) {
+    VU loaded;
+    memcpy(&loaded, p, sizeof loaded);
+    return loaded;
+}
+INLINE VF NAME(splat)(float v) { return (VF){v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
+INLINE void NAME(store_f)(float *p, VF v) { memcpy(p, &v, sizeof v); }
+INLINE VF NAME(add)(VF a, VF b) { return a + b; }
+INLINE VF NAME(sub)(VF a, VF b) { return a - b; }
+INLINE VF NAME(mul)(VF a, VF b) { return a * b; }
+INLINE VF NAME(fma3)(VF s, VF a, VF b) { return s + a * b; }
+INLINE VU NAME(xor_u)(VU a, VU b) { return a ^ b; }
+INLINE VU NAME(high_nibbles)(VU a) { return a >> 4; }
+#define CONVERTED(from, value) \
+    float made[LANES]; \
+    for (int r = 0; r < LANES; r++) made[r] = value(from[r]); \
+    return NAME(load_f)(made)
+static VF NAME(load_half)(const uint16_t *p) { CONVERTED(p, half_to_float); }
+static VF NAME(load_small)(const int8_t *p) { CONVERTED(p, (float)); }
+static VF NAME(load_byte)(const uint8_t *p) { CONVERTED(p, (float)); }
+#undef CONVERTED
 #if FAST
 INLINE void NAME(store_small)(char *to, VF v) {
-    for (int r = 0; r < LANES; r++)                                /* adding 1.5 * 2^23 rounds to the nearest, ties even */
-        ((int8_t *)to)[r] = (int8_t)((v.v[r] + 12582912.0f) - 12582912.0f);
+    VF rounded = (v + 12582912.0f) - 12582912.0f;                  /* 1.5 * 2^23: to the nearest, ties to even */
+    for (int r = 0; r < LANES; r++) ((int8_t *)to)[r] = (int8_t)rounded[r];
 }
 #define SUM NAME(Sum)
 typedef struct { int32_t v[LANES]; } SUM;
 #define SUM_ZERO {{0}}
 #define ENTRY int8_t
-INLINE VF NAME(total_of)(SUM s) { EACH(VF, (float)s.v[r]); }
-#else
-#define SUM VF
-#define SUM_ZERO {{0}}
-#define total_of(sum) (sum)
-#define ENTRY float
-#endif
-INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
-    const ENTRY *entries = (const ENTRY *)table;
-    for (int r = 0; r < LANES; r++)
-        for (int cell = 0; cell < CELLS; cell++) sum->v[r] += entries[16 * cell + (w.v[r] >> 8 * cell & 15)];
+INLINE VF NAME(total_of)(SUM s) {
+    float made[LANES];
+    for (int r = 0; r < LANES; r++) made[r] = (float)s.v[r];
+    return NAME(load_f)(made);
 }
-#undef EACH
+#else
+INLINE VU NAME(and_u)(VU a, uint32_t bits) { return a & bits; }
+INLINE VU NAME(shifted)(VU a, int places) { return a >> places; }
+INLINE VF NAME(pick)(VU w, int bit, VF zero, VF one) {
+    VU all = 0 - (w >> PLACE[bit] & 1);
+    return (VF)(((VU)one & all) | ((VU)zero & ~all));
+}
+INLINE void NAME(store_bfloat)(uint16_t *to, VF value) { /* to the nearest, ties to even */
+    VU rounded = ((VU)value + 0x7FFF + ((VU)value >> 16 & 1)) >> 16;
+    for (int r = 0; r < LANES; r++) to[r] = (uint16_t)rounded[r];
+}
+#define SUM NAME(Sum)
+typedef struct { float v[LANES]; } SUM;
+#define SUM_ZERO {{0}}
+#define ENTRY float
+INLINE VF NAME(total_of)(SUM s) { return NAME(load_f)(s.v); }
+#endif
+static __attribute__((noinline)) void NAME(unit)(VU w, const char *table, SUM *sum) {
+    const ENTRY *entries = (const ENTRY *)table;
+    uint32_t words[LANES];
+    memcpy(words, &w, sizeof words);
+    for (int r = 0; r < LANES; r++)
+        for (int cell = 0; cell < CELLS; cell++) sum->v[r] += entries[16 * cell + (words[r] >> 8 * cell & 15)];
+}
 #undef ENTRY
 #endif
 
@@ -386,15 +601,22 @@ INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
 #define load_half(from) NAME(load_half)((const uint16_t *)(from))
 #define load_small(from) NAME(load_small)((const int8_t *)(from))
 #define load_byte(from) NAME(load_byte)((const uint8_t *)(from))
+#define and_u NAME(and_u)
+#define shifted NAME(shifted)
+#define pick NAME(pick)
+#define signed_by(w, bit, value) pick(w, bit, sub(splat(0), value), value)
+#define scaled_by(w, bit, zero, at_zero, one, at_one) pick(w, bit, mul(zero, splat(at_zero)), mul(one, splat(at_one)))
 #if FAST
 #define store_small NAME(store_small)
+#endif
 #if PATH == 0
 #define total_of NAME(total_of)
 #endif
 #endif
-#endif
 
+#if PATH < 4
 typedef SUM NAME(Total);
+#endif
 #if PATH == 2
 INLINE void NAME(unit)(VU w, const char *table, NAME(Total) *sum) {
     const float *entries = (const float *)table;
@@ -405,6 +627,16 @@ INLINE void NAME(unit)(VU w, const char *table, NAME(Total) *sum) {
 }
 #endif
 
+#define PARAMETER(place) \
+    (layer->small ? load_small((const int8_t *)scale + (place) * LANES) \
+                  : load_half((const uint16_t *)scale + (place) * LANES))
+
+INLINE VU NAME(plane)(const uint32_t *words, int64_t u) {
+    VU both = load_u(words + u / 2 * LANES);
+    return u & 1 ? high_nibbles(both) : both;
+}
+
+#if PATH < 4
 #if FAST
 enum { NAME(ENTRY_BYTES) = 1 };
 #define VALUE(sum, index) mul(total_of(sum), splat(lookup->delta[index]))
@@ -413,10 +645,6 @@ enum { NAME(ENTRY_BYTES) = 4 };
 #define VALUE(sum, index) total_of(sum)
 #endif
 #define TABLE(index, u) (lookup->table[index] + (u) * UNIT * NAME(ENTRY_BYTES))
-#define PARAMETER(place) \
-    (layer->small ? load_small((const int8_t *)scale + (place) * LANES) \
-                  : load_half((const uint16_t *)scale + (place) * LANES))
-
 /* Tables of the values [units * 16] in units first..last. Values of a table that are not finite make all its sums
    NaN. Below 1e-35 they count as zero, because the inverse of their scale would overflow. */
 INLINE void NAME(fill)(const float *values, int64_t first, int64_t last, char *table, float *delta) {
@@ -486,11 +714,6 @@ INLINE void NAME(prepare)(const Layer *layer, int64_t block, int64_t tail_unit, 
         NAME(weigh)(sorted, second ? second + g * layer->tail_units * LANES : NULL, low, units, start, places, values,
                     lookup->table[4 + g], &lookup->delta[4 + g]);
     }
-}
-
-INLINE VU NAME(plane)(const uint32_t *words, int64_t u) {
-    VU both = load_u(words + u / 2 * LANES);
-    return u & 1 ? high_nibbles(both) : both;
 }
 
 /* y [16] += the product of one tile of one block with one token. `second` is the tile's in the first dword. */
@@ -585,7 +808,7 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
 static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t last_tile) {
     const Job *job = data;
     const Layer *layer = job->layer;
-    enum { TOGETHER = 16 }; /* tokens whose tables are kept at once */
+    enum { TOGETHER = 16, PIECE = 16 }; /* tokens whose tables are kept at once; tiles they meet in turn */
     int64_t tiles = last_tile - first_tile, places = layer->units * LANES;
     int64_t together = job->batch < TOGETHER ? job->batch : TOGETHER;
     size_t table_bytes = (size_t)(layer->units * UNIT * NAME(ENTRY_BYTES));
@@ -608,14 +831,15 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
             for (int64_t token = 0; token < count; token++)
                 NAME(prepare)(layer, block, tail_unit, job->x + (first + token) * layer->width, sorted, values,
                               &lookups[token]);
-            for (int64_t tile = 0; tile < tiles; tile++) {
-                int64_t at = block * layer->tiles + first_tile + tile;
-                const char *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+            for (int64_t piece = 0; piece < tiles; piece += PIECE) /* its words stay in cache for all tokens */
                 for (int64_t token = 0; token < count; token++)
-                    NAME(tile)(layer, &lookups[token], start, tail_unit, layer->words + at * words_step,
-                               layer->second + (first_tile + tile) * LANES, scale, layer->zero + at * LANES,
-                               sums + (token * tiles + tile) * LANES);
-            }
+                    for (int64_t tile = piece; tile < tiles && tile < piece + PIECE; tile++) {
+                        int64_t at = block * layer->tiles + first_tile + tile;
+                        const char *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+                        NAME(tile)(layer, &lookups[token], start, tail_unit, layer->words + at * words_step,
+                                   layer->second + (first_tile + tile) * LANES, scale, layer->zero + at * LANES,
+                                   sums + (token * tiles + tile) * LANES);
+                    }
             tail_unit += layer->units - start / LANES;
         }
         for (int64_t tile = 0; tile < tiles; tile++) {
@@ -631,123 +855,130 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
     return 0;
 }
 
+#endif /* PATH < 4 */
+
 #if !FAST
-INLINE void NAME(store_lanes)(void *dense, int64_t at, const float *values, int bfloat) {
-    if (!bfloat) {
-        memcpy((float *)dense + at, values, LANES * sizeof(float));
-        return;
-    }
-    uint16_t *to = (uint16_t *)dense + at;
-    uint32_t bits[LANES];
-    memcpy(bits, values, sizeof bits);
-    for (int r = 0; r < LANES; r++) to[r] = (uint16_t)((bits[r] + 0x7FFF + (bits[r] >> 16 & 1)) >> 16);
+INLINE VU NAME(decoded)(VU w) { /* plain bits */
+    VU top = and_u(w, 0x88888888u);
+    return xor_u(w, xor_u(xor_u(shifted(top, 1), shifted(top, 2)), shifted(top, 3)));
 }
 
-/* Plain bits of a coded word. */
-INLINE void NAME(decode)(const uint32_t *coded, uint32_t *plain) {
-    for (int r = 0; r < LANES; r++) {
-        uint32_t top = coded[r] & 0x88888888u;
-        plain[r] = coded[r] ^ (top >> 1 | top >> 2 | top >> 3);
-    }
-}
+/* Row parameters that hold before, and from, the first salient column. */
+typedef struct { VF low, high, mean_low, mean_high, second_low, second_high; } NAME(Rows);
 
-/* One column of a tile of sixteen weights, row by row; what does not depend on the column is in `Part`. */
-typedef struct {
-    const float *low, *high, *mean_low, *mean_high, *second_low, *second_high;
-    float row[3 * 4][LANES], zero[LANES];
-    uint32_t bits[8][LANES], second[LANES];
-} NAME(Part);
-
-INLINE void NAME(column)(const NAME(Part) *part, const Layer *layer, int other, int shift, float first0, float first1,
-                         int salient, int moved, float second0, float second1, float *values) {
-    if (layer->main_kind == INTEGER) {
-        for (int r = 0; r < LANES; r++) {
-            uint32_t level = 0;
-            for (int64_t plane = 0; plane < layer->planes; plane++) level |= (part->bits[plane][r] >> shift & 1) << plane;
-            values[r] = part->row[0][r] * ((float)level - part->zero[r]);
-        }
-        return;
-    }
-    for (int r = 0; r < LANES; r++) {
-        uint32_t sign = part->bits[0][r] >> shift & 1, high = sign ^ (part->bits[other][r] >> shift & 1);
-        float size = high ? part->high[r] * first1 : part->low[r] * first0;
-        values[r] = (sign ? size : -size) + (high ? part->mean_high[r] : part->mean_low[r]);
-    }
-    if (!salient) return;
-    for (int r = 0; r < LANES; r++) {
-        uint32_t high = (part->bits[0][r] ^ part->bits[other][r]) >> shift & 1;
-        float size = high ? part->second_high[r] * second1 : part->second_low[r] * second0;
-        values[r] += part->second[r] >> moved & 1 ? size : -size;
-    }
-}
-
-/* Which of the row parameters hold before and after the first salient column. */
-INLINE void NAME(choose)(NAME(Part) *part, const Layer *layer, int salient) {
-    static const float none[LANES] = {0};
+INLINE NAME(Rows) NAME(rows_of)(const Layer *layer, const void *scale, VF step, int salient) {
+    VF none = splat(0);
+    NAME(Rows) rows = {none, none, none, none, none, none};
+    if (salient && !layer->residuals) return rows;
     int group = layer->main_kind == SHARED || layer->main_kind == SPLIT, slot = salient ? 1 + group : 0;
-    int split = group && (!salient || layer->slots == 4); /* else the group bits are all zero */
-    int64_t mean = layer->slots + layer->residuals;
-    part->low = part->row[slot];
-    part->high = part->row[slot + split];
-    part->mean_low = layer->means ? part->row[mean + slot] : none;
-    part->mean_high = layer->means ? part->row[mean + slot + split] : none;
-    part->second_low = part->row[layer->slots];
-    part->second_high = part->row[layer->slots + (layer->residuals == 2)];
+    int high = slot + (group && (!salient || layer->slots == 4)); /* otherwise no group bit is set */
+    int64_t second = layer->slots, mean = second + layer->residuals;
+    rows.low = mul(PARAMETER(slot), step);
+    rows.high = mul(PARAMETER(high), step);
+    if (layer->means) {
+        rows.mean_low = PARAMETER(mean + slot);
+        rows.mean_high = PARAMETER(mean + high);
+    }
+    if (salient) {
+        rows.second_low = mul(PARAMETER(second), step);
+        rows.second_high = mul(PARAMETER(second + layer->residuals - 1), step);
+    }
+    return rows;
 }
 
+INLINE void NAME(store_as)(void *to, int64_t place, VF value, int bfloat) {
+    if (bfloat)
+        NAME(store_bfloat)((uint16_t *)to + place * LANES, value);
+    else
+        store_f((float *)to + place * LANES, value);
+}
+
+/* The columns of a unit from j on, before the first salient one or from there on (with second signs t). */
+INLINE void NAME(unpack_unit)(int first, int last, VU w, VU high, VU t, const NAME(Rows) *rows, const float *column,
+                              int64_t places, int means, int salient, void *to, int bfloat) {
+    for (int j = first; j < last; j++) {
+        VF value = signed_by(w, j, scaled_by(high, j, rows->low, column[j], rows->high, column[places + j]));
+        if (means) value = add(value, pick(high, j, rows->mean_low, rows->mean_high));
+        if (salient) {
+            const float *second = column + 2 * places;
+            value = add(value, signed_by(t, j, scaled_by(high, j, rows->second_low, second[j], rows->second_high,
+                                                         second[places + j])));
+        }
+        NAME(store_as)(to, j, value, bfloat);
+    }
+}
+
+/* One tile of one block in the order of its places, [places, 16], float or bfloat16. `column`: [4, places]. */
+static TARGET void NAME(unpack_tile)(const Layer *layer, int64_t block, int64_t tail_unit, int64_t tile,
+                                     const float *column, void *plain, int bfloat) {
+    int64_t places = layer->units * LANES, dwords = layer->units / 2, size = layer->small ? 1 : 2;
+    int64_t start = layer->start[block], low = start / LANES, at = block * layer->tiles + tile;
+    const void *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+    const uint32_t *words = layer->words + at * layer->planes * dwords * LANES;
+    VF step = layer->step ? load_half(layer->step + tile * LANES) : splat(1);
+    NAME(Rows) rows = NAME(rows_of)(layer, scale, step, 0), salient = NAME(rows_of)(layer, scale, step, 1);
+    for (int64_t u = 0; u < layer->units; u++) {
+        VU w = NAME(decoded)(NAME(plane)(words, u)), high = xor_u(w, w), t = w;
+        const float *here = column + u * LANES;
+        void *to = (char *)plain + u * LANES * LANES * (bfloat ? 2 : 4);
+        if (layer->main_kind == INTEGER) {
+            for (int j = 0; j < LANES; j++) {
+                VF value = sub(splat(0), load_byte(layer->zero + at * LANES));
+                for (int64_t plane = 0; plane < layer->planes; plane++) {
+                    VU bits = NAME(decoded)(NAME(plane)(words + plane * dwords * LANES, u));
+                    value = add(value, pick(bits, j, splat(0), splat((float)(1 << plane))));
+                }
+                NAME(store_as)(to, j, mul(value, rows.low), bfloat);
+            }
+            continue;
+        }
+        if (layer->main_kind != ONE) high = xor_u(w, NAME(decoded)(NAME(plane)(words + dwords * LANES, u)));
+        int from = u < low ? LANES : (int)(start - low * LANES);
+        if (u > low) from = 0;
+        if (from == LANES && layer->means)
+            NAME(unpack_unit)(0, LANES, w, high, t, &rows, here, places, 1, 0, to, bfloat);
+        else if (from == LANES)
+            NAME(unpack_unit)(0, LANES, w, high, t, &rows, here, places, 0, 0, to, bfloat);
+        else {
+            int64_t unit = tail_unit + u - low;
+            t = load_u(layer->second + (unit / 2 * layer->tiles + tile) * LANES);
+            t = NAME(decoded)(unit & 1 ? high_nibbles(t) : t);
+            NAME(unpack_unit)(0, from, w, high, t, &rows, here, places, (int)layer->means, 0, to, bfloat);
+            NAME(unpack_unit)(from, LANES, w, high, t, &salient, here, places, (int)layer->means, 1, to, bfloat);
+        }
+    }
+}
+
+#if PATH < 4
 static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t last_tile) {
     const Job *job = data;
     const Layer *layer = job->layer;
-    int64_t places = layer->units * LANES, dwords = layer->units / 2, tail_unit = 0, size = layer->small ? 1 : 2;
-    int64_t wide = (job->last_tile - job->first_tile) * LANES, across = layer->blocks * places;
-    int other = layer->main_kind == SHARED || layer->main_kind == SPLIT;
-    NAME(Part) part;
-    memset(&part, 0, sizeof part);
+    int64_t places = layer->units * LANES, tail_unit = 0, wide = job->last_tile - job->first_tile;
+    int64_t bytes = LANES * (job->bfloat ? 2 : 4); /* of a column of a tile */
+    char *memory = malloc((size_t)(places * (4 * (int64_t)sizeof(float) + bytes)));
+    if (!memory) return -1;
+    float *column = (float *)memory;
+    char *plain = memory + places * 4 * (int64_t)sizeof(float);
     for (int64_t block = 0; block < layer->blocks; block++) {
-        int64_t start = layer->start[block], low = start / LANES;
         const uint16_t *order = layer->order + block * places;
-        const uint16_t *column = layer->columns ? layer->column + block * places : NULL;
+        column_scales(layer, block, tail_unit, column);
         for (int64_t tile = first_tile; tile < last_tile; tile++) {
-            int64_t at = block * layer->tiles + tile;
-            const char *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
-            VF step = layer->step ? load_half(layer->step + tile * LANES) : splat(1);
-            for (int64_t place = 0; place < layer->parameters; place++)
-                store_f(part.row[place], mul(PARAMETER(place), step));
-            if (layer->main_kind == INTEGER) store_f(part.zero, load_byte(layer->zero + at * LANES));
-            NAME(choose)(&part, layer, 0);
-            for (int64_t u = 0; u < layer->units; u++) {
-                int64_t unit = tail_unit + u - low;
-                if (u % 2 == 0)
-                    for (int64_t plane = 0; plane < layer->planes; plane++)
-                        NAME(decode)(layer->words + ((at * layer->planes + plane) * dwords + u / 2) * LANES,
-                                     part.bits[plane]);
-                if (u >= low && layer->tail_kind != NONE)
-                    NAME(decode)(layer->second + (unit / 2 * layer->tiles + tile) * LANES, part.second);
-                for (int64_t c = u * LANES; c < (u + 1) * LANES; c++) {
-                    if (order[c] == PADDING) continue;
-                    int salient = c >= start, shift = (int)(8 * (c % LANES / CELLS) + c % CELLS);
-                    if (c == start) NAME(choose)(&part, layer, 1);
-                    float first[2] = {1, 1}, second[2] = {1, 1}, values[LANES];
-                    for (int g = 0; g < 2 && column; g++) {
-                        first[g] = half_to_float(column[(layer->columns == 2 ? g * across : 0) + c]);
-                        if (layer->columns == 1) second[g] = first[g];
-                    }
-                    for (int64_t g = 0; salient && g < layer->second_columns; g++)
-                        second[g] =
-                            half_to_float(layer->second_column[(g * layer->tail_units + unit) * LANES + c % LANES]);
-                    if (layer->second_columns == 1) second[1] = second[0];
-                    NAME(column)(&part, layer, other, shift + (int)(4 * (u & 1)), first[0], first[1], salient,
-                                 shift + (int)(4 * (unit & 1)), second[0], second[1], values);
-                    NAME(store_lanes)(job->dense,
-                                      (block * layer->block_size + order[c]) * wide + (tile - job->first_tile) * LANES,
-                                      values, job->bfloat);
-                }
+            NAME(unpack_tile)(layer, block, tail_unit, tile, column, plain, job->bfloat);
+            char *to = (char *)job->dense + (block * layer->block_size * wide + tile - job->first_tile) * bytes;
+            for (int64_t c = 0; c < places; c++) { /* sizes the compiler knows make plain moves */
+                if (order[c] == PADDING) continue;
+                if (job->bfloat)
+                    memcpy(to + order[c] * wide * bytes, plain + c * bytes, LANES * 2);
+                else
+                    memcpy(to + order[c] * wide * bytes, plain + c * bytes, LANES * 4);
             }
         }
-        tail_unit += layer->units - low;
+        tail_unit += layer->units - layer->start[block] / LANES;
     }
+    free(memory);
     return 0;
 }
+#endif
 #endif
 
 #undef NAME
@@ -769,6 +1000,11 @@ static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t las
 #undef load_small
 #undef load_byte
 #undef store_small
+#undef and_u
+#undef shifted
+#undef pick
+#undef signed_by
+#undef scaled_by
 #undef SUM
 #undef SUM_ZERO
 #undef total_of

@@ -33,11 +33,13 @@ from sab.errors import SabError
 from sab.kernels.tiles import LANES, UNIT, Tiles
 
 SOURCE = Path(__file__).with_name("cpu.c")
-FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-pthread")
+FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread")
 PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
 MODES = ("exact", "fast")
 CHOICE = "SAB_KERNEL"  # environment variable: reference, or one of PATHS
-COMPILE_SECONDS = 120
+COMPILE_SECONDS = 300
+MATRIX_UNIT = 8  # bit of sab_paths
+DEEP, PANEL = 32, 2048  # of the prefill in cpu.c: columns of a step, and of a panel
 SINGLE_THREAD = 1 << 18  # weights times tokens below which starting threads costs more than it saves
 SIZES = (
     *("rows", "width", "tiles", "blocks", "block_size", "units", "planes", "main_kind", "tail_kind", "slots"),
@@ -60,7 +62,9 @@ class Library:
     path: str
     multiply: Callable[..., int]
     unpack: Callable[..., int]
+    prefill: Callable[..., int]
     parallel: int
+    matrix_unit: bool
 
     def kernel(self, mode: str) -> str:
         """Name of what runs in a mode. Plain AVX-512 has no shorter way, so its fast mode is the exact one."""
@@ -87,7 +91,9 @@ def load(choice: str | None = None) -> Library | None:
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.sab_multiply.argtypes = [pointer, pointer, pointer, whole, number, number, number, pointer]
     library.sab_unpack.argtypes = [pointer, pointer, whole, whole, number, number, number, pointer]
-    return Library(choice or usable[-1], library.sab_multiply, library.sab_unpack, _torch_threads())
+    library.sab_prefill.argtypes = [pointer, pointer, pointer, whole, number, pointer]
+    functions = library.sab_multiply, library.sab_unpack, library.sab_prefill
+    return Library(choice or usable[-1], *functions, _torch_threads(), bool(runs >> MATRIX_UNIT & 1))
 
 
 class Weight:
@@ -102,6 +108,13 @@ class Weight:
         self._pointer = ctypes.addressof(self._layer)
         self._path = PATHS.index(library.path)
 
+    @property
+    def takes_matrix_unit(self) -> bool:
+        """Whether `multiply_matrix_unit` works here: whole steps of 32 columns, on a processor that has the unit."""
+        of = self.tiles.sizes
+        whole = self.width % DEEP == 0 and of["block_size"] % DEEP == 0 and of["block_size"] <= PANEL
+        return self.library.matrix_unit and self.library.path == PATHS[-1] and whole
+
     def multiply(self, x: Tensor, mode: str = "exact") -> Tensor:
         """`x` float32 [tokens, m] to float32 [tokens, n]. SabError for anything else."""
         self._check_input(x)
@@ -115,24 +128,49 @@ class Weight:
             self._run(self.library.multiply, x.data_ptr(), y.data_ptr(), len(x), self._path, fast, threads)
         return y
 
+    def multiply_matrix_unit(self, x: Tensor) -> Tensor:
+        """`x` bfloat16 [tokens, m] to float32 [tokens, n], weights dequantized to bfloat16 a piece at a time."""
+        self._check_input(x, (torch.bfloat16,))
+        if not self.takes_matrix_unit:
+            raise SabError("this weight or processor does not take the matrix unit")
+        y = torch.empty(len(x), self.rows)
+        if len(x):
+            filled = torch.nn.functional.pad(x, (0, 0, 0, -len(x) % 32))
+            x = filled.reshape(-1, 16, self.width // 32, 32).transpose(1, 2).contiguous()
+            threads = self._threads(len(y) * self.rows * self.width)
+            self._run(self.library.prefill, x.data_ptr(), y.data_ptr(), len(y), threads)
+        return y
+
     def multiply_unpacked(self, x: Tensor, weights_at_once: int = 1 << 20) -> Tensor:
         """`x` [tokens, m] to [tokens, n] in its dtype, float32 or bfloat16, by dequantizing a few rows at a time."""
         self._check_input(x, (torch.float32, torch.bfloat16))
         y = x.new_empty(len(x), self.rows)
-        count = max(1, weights_at_once // (LANES * self.width))
-        for first in range(0, self.tiles.sizes["tiles"], count):
-            dense = self.unpack(first, min(count, self.tiles.sizes["tiles"] - first), x.dtype)
-            here = y[:, first * LANES : first * LANES + dense.shape[1]]
+        tiles = self.tiles.sizes["tiles"]
+        count = min(tiles, max(1, weights_at_once // (LANES * self.width)))
+        scratch = x.new_empty(self.width * count * LANES)
+        for first in range(0, tiles, count):
+            here = y[:, first * LANES : (first + count) * LANES]
+            dense = self.unpack(first, min(count, tiles - first), x.dtype, scratch)
             here.copy_(torch.mm(x, dense)[:, : here.shape[1]])
         return y
 
-    def unpack(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Weights of `count` tiles from tile `first` on, transposed: [m, 16 count], float32 or bfloat16."""
+    def unpack(
+        self, first: int, count: int, dtype: torch.dtype = torch.float32, scratch: Tensor | None = None
+    ) -> Tensor:
+        """Weights of `count` tiles from tile `first` on, transposed: [m, 16 count], float32 or bfloat16.
+
+        `scratch`: a flat tensor of that type, large enough, to put them in.
+        """
         if not 0 <= first < first + count <= self.tiles.sizes["tiles"]:
             raise SabError(f"there are no tiles {first} to {first + count - 1}")
         if dtype not in (torch.float32, torch.bfloat16):
             raise SabError(f"weights are unpacked to float32 or bfloat16, not to {dtype}")
-        dense = torch.empty(self.width, count * LANES, dtype=dtype)
+        size = self.width * count * LANES
+        if scratch is None:
+            scratch = torch.empty(size, dtype=dtype)
+        if scratch.dtype != dtype or scratch.ndim != 1 or scratch.numel() < size or not scratch.is_contiguous():
+            raise SabError(f"the scratch tensor is {scratch.dtype} {tuple(scratch.shape)}, not {dtype} ({size},)")
+        dense = scratch[:size].view(self.width, count * LANES)
         threads = self._threads(count * LANES * self.width)
         bfloat = int(dtype == torch.bfloat16)
         self._run(self.library.unpack, dense.data_ptr(), first, count, bfloat, self._path, threads)

@@ -1,0 +1,186 @@
+"""Linears that hold bits instead of floats and compute on them.
+
+A `PackedLinear` keeps a linear's codes in one of two forms, both of integers, which no cast of the model changes:
+arranged for the C kernel (`kernels/tiles.py`), or as stored (`packing.py`) for the torch reference. Few tokens are
+multiplied from the bits; many by dequantizing a few rows at a time. `swap` puts the linears of a run into a model.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sab.errors import SabError
+from sab.kernels import cpu, reference
+from sab.kernels.tiles import Tiles, arrange
+from sab.packing import pack
+
+if TYPE_CHECKING:
+    from sab.binarizers.codes import LinearCodes
+    from sab.models import LVLM
+    from sab.runs import Run
+
+UNPACK_FROM = 32  # tokens from which dequantizing rows and multiplying costs less than looking up
+MATRIX_UNIT_FROM = 8  # the same where the processor multiplies bfloat16 matrices
+
+
+class PackedLinear(nn.Module):
+    """`y = x W^T + bias` with W [n, m] in its codes; for inference.
+
+    `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x) or fast (see `kernels.cpu`). On a CPU with
+    a C compiler the C kernel runs, for every method but pb-llm; else the reference, which keeps the stored tensors
+    and runs on any device.
+    """
+
+    def __init__(
+        self,
+        codes: LinearCodes,
+        bias: Tensor | None = None,
+        mode: str = "exact",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`bias` [n] or None. SabError for a bias of another size and an unknown mode or kernel."""
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        if bias is not None and tuple(bias.shape) != (self.out_features,):
+            raise SabError(f"the bias is {tuple(bias.shape)} instead of ({self.out_features},)")
+        self.method = codes.method
+        self.mode = mode
+        self.metadata: dict[str, Any] | None = None
+        self.sizes: dict[str, int] | None = None
+        self._weight: cpu.Weight | None = None
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(device, dtype), requires_grad=False)
+        library = chosen_library() if torch.device(device).type == "cpu" else None
+        tiles = None if library is None else arrange(codes)
+        if tiles is None:
+            tensors, self.metadata = pack(codes)
+        else:
+            tensors, self.sizes = tiles.tensors, tiles.sizes
+        self._names = tuple(tensors)
+        for name, values in tensors.items():
+            self.register_buffer(name, values.to(device))
+        self.set_mode(mode)
+
+    @property
+    def kernel(self) -> str:
+        """What computes: `reference`, or such as `c avx512vnni fast`."""
+        return "reference" if self.sizes is None else self._arranged().library.kernel(self.mode)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of everything this linear owns."""
+        owned = [*self.buffers(), *self.parameters()]
+        return sum(values.numel() * values.element_size() for values in owned)
+
+    def set_mode(self, mode: str) -> None:
+        """Exact or fast, from the next call on. SabError for anything else."""
+        if mode not in cpu.MODES:
+            raise SabError(f"the mode is {mode!r}; choose {' or '.join(cpu.MODES)}")
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [..., m], float32, bfloat16 or float16, to [..., n] in its dtype."""
+        if x.ndim < 1 or x.shape[-1] != self.in_features or not x.is_floating_point():
+            raise SabError(f"the input is {x.dtype} {tuple(x.shape)} instead of floats (..., {self.in_features})")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise SabError("packed linears are for inference only; ask for gradients of the dequantized model")
+        if self.metadata is not None:
+            y = reference.linear(x, {name: getattr(self, name) for name in self._names}, self.metadata)
+        elif x.device.type != "cpu":
+            raise SabError(f"this linear is packed for the CPU, its input is on {x.device}; pack it for that device")
+        else:
+            y = self._multiply(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        """[tokens, m] to [tokens, n] in the same dtype by the C kernel."""
+        weight, tokens = self._arranged(), len(x)
+        reduced = x.dtype == torch.bfloat16 or self.mode == "fast"
+        if reduced and tokens >= MATRIX_UNIT_FROM and weight.takes_matrix_unit:
+            return weight.multiply_matrix_unit(x.bfloat16()).to(x.dtype)
+        if tokens >= UNPACK_FROM:
+            known = x if x.dtype == torch.bfloat16 else x.float()
+            return weight.multiply_unpacked(known).to(x.dtype)
+        return weight.multiply(x.float(), self.mode).to(x.dtype)
+
+    def _arranged(self) -> cpu.Weight:
+        if self._weight is None:
+            library = chosen_library()
+            if library is None or self.sizes is None:
+                raise SabError("this linear is packed for the C kernel, which is not there; pack it again")
+            tensors = {name: getattr(self, name) for name in self._names}
+            self._weight = cpu.Weight(Tiles((self.out_features, self.in_features), self.sizes, tensors), library)
+        return self._weight
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
+        self._weight = None  # it points into the tensors that are replaced now
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_weight": None}  # pointers cannot be copied
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, method={self.method}"
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What `swap` did: the linears by name, the bytes they own now and owned before, and how many run on what."""
+
+    linears: dict[str, PackedLinear]
+    resident_bytes: int
+    dense_bytes: int
+
+    @property
+    def kernels(self) -> dict[str, int]:
+        """Number of linears by kernel, the most frequent first."""
+        return dict(Counter(linear.kernel for linear in self.linears.values()).most_common())
+
+    def set_mode(self, mode: str) -> None:
+        """Exact or fast, for all of them."""
+        for linear in self.linears.values():
+            linear.set_mode(mode)
+
+
+def swap(lvlm: LVLM, run: Run, mode: str = "exact") -> Swapped:
+    """Replace the linears of a finished or unfinished run in the model by packed ones, for good.
+
+    They leave `lvlm.linears`, so that nothing keeps their floats. All are packed before the first is replaced: an
+    error changes nothing. SabError when the run was made from another model, or a linear is not there any more.
+    """
+    if lvlm.fingerprint != run.fingerprint:
+        raise SabError(
+            f"The run in {run.directory} was made from other weights than those of {lvlm.source}; "
+            "load the model it names, or make the run again."
+        )
+    if not run.reports:
+        raise SabError(f"The run in {run.directory} has no finished linear; finish it first.")
+    packed: dict[str, PackedLinear] = {}
+    dense = 0
+    for name in run.reports:
+        linear = lvlm.linears.get(name)
+        if linear is None:
+            raise SabError(f"{name} of {lvlm.source} is not dense any more; load the model again.")
+        owned = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+        dense += sum(values.numel() * values.element_size() for values in owned)
+        packed[name] = PackedLinear(run.codes(name), linear.bias, mode, lvlm.device, linear.weight.dtype)
+    for name, replacement in packed.items():
+        lvlm.model.set_submodule(name, replacement.eval())
+        del lvlm.linears[name]
+        lvlm.decoder_linears.pop(name, None)
+    del linear, owned
+    gc.collect()
+    return Swapped(packed, sum(linear.resident_bytes for linear in packed.values()), dense)
+
+
+def chosen_library() -> cpu.Library | None:
+    """The C kernel; None where there is none, or SAB_KERNEL asks for the reference."""
+    choice = os.environ.get(cpu.CHOICE) or None
+    return None if choice == "reference" else cpu.load(choice)

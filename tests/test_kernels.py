@@ -1,0 +1,439 @@
+"""Products with packed weights: the reference and every path of the C kernel against float64, and its manners."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sab.binarizers import METHODS, BinaryCodes, IntegerCodes, LinearCodes
+from sab.errors import SabError
+from sab.kernels import cpu, reference
+from sab.kernels.tiles import Tiles, arrange
+from sab.packing import pack
+from tests.test_packing import codes_of
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = cpu.load()
+needs_c = pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
+
+
+def paths() -> list[str]:
+    """The paths this machine can run."""
+    found = []
+    for name in cpu.PATHS:
+        try:
+            found.append(name if cpu.load(name) else "")
+        except SabError:
+            continue
+    return [name for name in found if name]
+
+
+def library(path: str) -> cpu.Library:
+    loaded = cpu.load(path)
+    assert loaded is not None
+    return loaded
+
+
+def halves(generator: torch.Generator, *size: int, kind: str) -> Tensor:
+    """Random scales; `kind` adds what is awkward."""
+    values = torch.randn(*size, generator=generator)
+    if kind == "zero":
+        values = values * (torch.rand(*size, generator=generator) < 0.5)
+    elif kind == "denormal":
+        values = values * 1e-7
+    elif kind == "huge":
+        values = values.sign() * 6e4
+    return values.half()
+
+
+@st.composite
+def binary_codes(draw: st.DrawFn) -> BinaryCodes:
+    """Any combination of planes, salient columns, means and column scales that a method could store."""
+    rows, width = draw(st.integers(1, 70)), draw(st.integers(1, 150))
+    block_size = draw(st.sampled_from([8, 32, 64, 128]))
+    kind = draw(st.sampled_from(["plain", "zero", "denormal", "huge"]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    grouped = draw(st.booleans())
+    slots = draw(st.sampled_from([2, 3, 4] if grouped else [1, 2]))
+    residuals = {(False, 2): 1, (True, 3): 1, (True, 4): 2}.get((grouped, slots), 0)
+    salient = torch.rand(width, generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.9, 1.0]))
+    salient &= bool(residuals)
+    count, blocks = int(salient.sum()), -(-width // block_size)
+
+    def bits(*size: int) -> Tensor:
+        return torch.rand(*size, generator=generator) < 0.5
+
+    group = bits(rows, width) if grouped else None
+    if group is not None and slots == 3:
+        group &= ~salient
+    columns = draw(st.sampled_from([0, 1, 2] if grouped else [0, 1]))
+    means = draw(st.booleans()) and not columns and slots < 4
+    small = draw(st.booleans()) and not means
+    row_scale = halves(generator, slots, blocks, rows, kind=kind)
+    second = halves(generator, residuals, blocks, rows, kind=kind)
+    if small:
+        row_scale = torch.randint(-127, 128, row_scale.shape, generator=generator, dtype=torch.int8)
+        second = torch.randint(-127, 128, second.shape, generator=generator, dtype=torch.int8)
+    return BinaryCodes(
+        method="any",
+        shape=(rows, width),
+        block_size=block_size,
+        first=bits(rows, width),
+        group=group,
+        salient=salient,
+        second=bits(rows, count),
+        row_scale=row_scale,
+        second_row_scale=second,
+        row_mean=halves(generator, slots, blocks, rows, kind=kind) if means else None,
+        column_scale=halves(generator, columns, width, kind="zero") if columns else None,
+        second_column_scale=halves(generator, residuals, count, kind="zero") if columns == 2 and residuals else None,
+        row_step=halves(generator, rows, kind="plain") if small else None,
+    )
+
+
+@st.composite
+def integer_codes(draw: st.DrawFn) -> IntegerCodes:
+    rows, width, bits = draw(st.integers(1, 70)), draw(st.integers(1, 150)), draw(st.integers(1, 8))
+    block_size = draw(st.sampled_from([8, 32, 128]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    blocks = -(-width // block_size)
+    return IntegerCodes(
+        method="any",
+        shape=(rows, width),
+        block_size=block_size,
+        bits=bits,
+        levels=torch.randint(0, 2**bits, (rows, width), generator=generator).to(torch.uint8),
+        scale=halves(generator, blocks, rows, kind=draw(st.sampled_from(["plain", "zero", "denormal", "huge"]))),
+        zero=torch.randint(0, 2**bits, (blocks, rows), generator=generator).to(torch.uint8),
+    )
+
+
+def largest(codes: LinearCodes) -> Tensor:
+    """For each weight the sum of the sizes of all that is added up for it, float64 [n, m]: what rounding is a share of.
+
+    Both groups' scales count, because the kernel adds both planes up and takes the difference.
+    """
+    if isinstance(codes, IntegerCodes):
+        wide = codes.scale.double().abs().T.repeat_interleave(codes.block_size, 1)[:, : codes.shape[1]]
+        return wide * 2.0 ** (codes.bits + 1)
+    assert isinstance(codes, BinaryCodes)
+    first, second = codes.row_scales()
+    parts = [*first.double().abs(), *second.double().abs()]
+    if codes.row_mean is not None:
+        parts += [*codes.row_mean.double().abs()]
+    rows = torch.stack(parts).sum(0).T.repeat_interleave(codes.block_size, 1)[:, : codes.shape[1]]
+    columns = torch.ones(codes.shape[1], dtype=torch.float64)
+    if codes.column_scale is not None:
+        columns = columns + codes.column_scale.double().abs().sum(0)
+    if codes.second_column_scale is not None:
+        columns[codes.salient] += codes.second_column_scale.double().abs().sum(0)
+    return rows * columns
+
+
+def tiles_of(codes: LinearCodes) -> Tiles:
+    tiles = arrange(codes)
+    assert tiles is not None
+    return tiles
+
+
+def inputs(tokens: int, width: int, seed: int, size: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, width, generator=generator) * size
+    return x * (torch.rand(tokens, width, generator=generator) < 0.9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(list(METHODS)), st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
+def test_the_reference_multiplies_every_method_s_codes(method: str, rows: int, width: int, seed: int) -> None:
+    codes = codes_of(method, rows, width, seed, block_size=16)
+    tensors, metadata = pack(codes)
+    x = inputs(3, width, seed)
+    want = x.double() @ codes.dense().double().T
+    assert torch.allclose(reference.linear(x, tensors, metadata).double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_reads_kept_values_of_later_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "WEIGHTS_AT_ONCE", 100)  # two rows at a time
+    for method in ("pb-llm", "sab", "gptq3"):
+        codes = codes_of(method, 9, 50, block_size=16)
+        assert torch.equal(torch.cat(list(reference.dense_rows(*pack(codes)))), codes.dense())
+
+
+@needs_c
+@pytest.mark.parametrize("path", paths())
+@settings(deadline=None, max_examples=60)
+@given(
+    codes=st.one_of(binary_codes(), integer_codes()),
+    tokens=st.sampled_from([1, 3, 17]),
+    seed=st.integers(0, 99),
+    size=st.sampled_from([1.0, 1e-30, 1e25]),
+)
+def test_exact_is_the_float64_product(path: str, codes: LinearCodes, tokens: int, seed: int, size: float) -> None:
+    x = inputs(tokens, codes.shape[1], seed, size)
+    weight = cpu.Weight(tiles_of(codes), library(path))
+    error = (weight.multiply(x).double() - x.double() @ codes.dense().double().T).abs()
+    rounding = (codes.shape[1] + 20) * 2.0**-24
+    assert bool((error <= rounding * (x.double().abs() @ largest(codes).T) + 1e-37).all())
+    unpacked = weight.unpack(0, weight.tiles.sizes["tiles"])[:, : codes.shape[0]].T
+    assert bool(((unpacked - codes.dense()).double().abs() <= 2.0**-22 * largest(codes)).all())
+
+
+@needs_c
+@pytest.mark.parametrize("path", paths())
+@settings(deadline=None, max_examples=60)
+@given(
+    codes=st.one_of(binary_codes(), integer_codes()),
+    tokens=st.sampled_from([1, 3, 17]),
+    seed=st.integers(0, 99),
+    size=st.sampled_from([1.0, 1e-36, 1e25]),
+)
+def test_fast_keeps_its_bound(path: str, codes: LinearCodes, tokens: int, seed: int, size: float) -> None:
+    x = inputs(tokens, codes.shape[1], seed, size)
+    weight = cpu.Weight(tiles_of(codes), library(path))
+    error = (weight.multiply(x, "fast").double() - x.double() @ codes.dense().double().T).abs()
+    rounding = (codes.shape[1] + 20) * 2.0**-24 * (x.double().abs() @ largest(codes).T) + 1e-37
+    assert bool((error <= cpu.fast_error_bound(weight.tiles, x) + rounding).all())
+
+
+@needs_c
+@pytest.mark.parametrize("method", ["sab", "billm", "gptq2"])
+def test_fast_is_off_by_about_a_percent(method: str) -> None:
+    codes = codes_of(method, 64, 512, block_size=128)
+    x = inputs(16, 512, 0)
+    assert LIBRARY is not None
+    weight = cpu.Weight(tiles_of(codes), LIBRARY)
+    want = x.double() @ codes.dense().double().T
+    assert (weight.multiply(x, "fast").double() - want).norm() / want.norm() < 0.02
+
+
+@needs_c
+@settings(deadline=None, max_examples=25)
+@given(codes=st.one_of(binary_codes(), integer_codes()), tokens=st.sampled_from([1, 31, 40]), seed=st.integers(0, 99))
+def test_many_tokens_are_multiplied_by_dequantized_rows(codes: LinearCodes, tokens: int, seed: int) -> None:
+    assert LIBRARY is not None
+    weight = cpu.Weight(tiles_of(codes), LIBRARY)
+    x = inputs(tokens, codes.shape[1], seed)
+    want = x.double() @ codes.dense().double().T
+    scale = x.double().abs() @ largest(codes).T + 1e-30
+    found = weight.multiply_unpacked(x, weights_at_once=1000).double()
+    assert bool(((found - want).abs() <= 1e-5 * scale).all())
+    short = x.bfloat16()
+    want = short.double() @ codes.dense().bfloat16().double().T
+    found = weight.multiply_unpacked(short, weights_at_once=1000).double()
+    assert bool(((found - want).abs() <= 2.0**-8 * scale).all())
+    if weight.takes_matrix_unit:
+        found = weight.multiply_matrix_unit(short).double()
+        assert bool(((found - want).abs() <= 1e-5 * scale).all())
+
+
+@needs_c
+def test_the_matrix_unit_takes_whole_and_broken_groups() -> None:
+    assert LIBRARY is not None
+    if not LIBRARY.matrix_unit:
+        pytest.skip("no matrix unit")
+    for rows, width, tokens in ((300, 2304, 70), (16, 32, 1), (272, 256, 32)):
+        codes = codes_of("sab" if width < 1000 else "rtn2", rows, width, block_size=128)
+        x = inputs(tokens, width, 1).bfloat16()
+        found = cpu.Weight(tiles_of(codes), LIBRARY).multiply_matrix_unit(x)
+        assert torch.allclose(found.double(), x.double() @ codes.dense().bfloat16().double().T, atol=1e-3)
+
+
+@needs_c
+@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize("mode", cpu.MODES)
+def test_inputs_that_are_not_finite_stay_visible(path: str, mode: str) -> None:
+    weight = cpu.Weight(tiles_of(codes_of("sab", 20, 64, block_size=32)), library(path))
+    x = inputs(3, 64, 0)
+    clean = weight.multiply(x, mode)
+    for wrong in (float("nan"), float("inf")):
+        broken = x.clone()
+        broken[1, 5] = wrong
+        found = weight.multiply(broken, mode)
+        assert not bool(torch.isfinite(found[1]).any())
+        assert torch.equal(found[[0, 2]], clean[[0, 2]])
+
+
+@needs_c
+@pytest.mark.parametrize("path", paths())
+def test_threads_and_odd_addresses_change_nothing(path: str) -> None:
+    codes = codes_of("billm", 200, 300, block_size=128)
+    tiles = tiles_of(codes)
+    x = inputs(20, 300, 0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = cpu.Weight(tiles, library(path)).multiply(x)
+        torch.set_num_threads(3)
+        assert torch.equal(cpu.Weight(tiles, library(path)).multiply(x), alone)
+        own = replace(library(path), parallel=0)  # as where torch has no OpenMP to lend
+        assert torch.equal(cpu.Weight(tiles, own).multiply(x), alone)
+    finally:
+        torch.set_num_threads(before)
+    moved = replace(tiles, tensors={name: _shifted(values) for name, values in tiles.tensors.items()})
+    assert torch.equal(cpu.Weight(moved, library(path)).multiply(_shifted(x)), alone)
+
+
+def _shifted(values: Tensor) -> Tensor:
+    """The same values one element further in memory."""
+    return torch.cat([values.new_zeros(1), values.flatten()])[1:].view(values.shape)
+
+
+@needs_c
+def test_what_does_not_fit_is_refused_before_c_sees_it() -> None:
+    assert LIBRARY is not None
+    tiles = tiles_of(codes_of("sab", 20, 64, block_size=32))
+    weight = cpu.Weight(tiles, LIBRARY)
+    x = torch.randn(2, 64)
+    for wrong in (x[:, :63], x.double(), x[0], x[None], x.to("meta"), x.long()):
+        with pytest.raises(SabError, match="instead of"):
+            weight.multiply(wrong)
+    with pytest.raises(SabError, match="exact or fast"):
+        weight.multiply(x, "quick")
+    assert weight.multiply(x[:0]).shape == (0, 20)
+    for first, count in ((-1, 1), (0, 0), (0, 3), (2, 1)):
+        with pytest.raises(SabError, match="no tiles"):
+            weight.unpack(first, count)
+    with pytest.raises(SabError, match="unpacked to"):
+        weight.unpack(0, 1, torch.float16)
+    with pytest.raises(SabError, match="scratch"):
+        weight.unpack(0, 1, scratch=torch.empty(1023))
+
+
+@needs_c
+def test_damaged_arrangements_are_refused() -> None:
+    assert LIBRARY is not None
+    tiles = tiles_of(codes_of("sab", 20, 70, block_size=32))
+    for name, values in tiles.tensors.items():
+        for broken in (values[1:], values.to(torch.float64), values.to("meta"), values.transpose(0, -1)):
+            if broken.shape == values.shape and broken.dtype == values.dtype and broken.device == values.device:
+                continue
+            with pytest.raises(SabError):
+                cpu.Weight(replace(tiles, tensors=tiles.tensors | {name: broken}), LIBRARY)
+        with pytest.raises(SabError):
+            cpu.Weight(replace(tiles, tensors={k: v for k, v in tiles.tensors.items() if k != name}), LIBRARY)
+    for name in cpu.SIZES:
+        for changed in ({name: tiles.sizes[name] + 1}, {name: -1}):
+            with pytest.raises(SabError):
+                cpu.Weight(replace(tiles, sizes=tiles.sizes | changed), LIBRARY)
+        with pytest.raises(SabError):
+            cpu.Weight(replace(tiles, sizes={k: v for k, v in tiles.sizes.items() if k != name}), LIBRARY)
+    for name, value in (("order", 32), ("order", -2), ("start", 33), ("start", -1)):
+        with pytest.raises(SabError, match="columns"):
+            cpu.Weight(replace(tiles, tensors=tiles.tensors | {name: torch.full_like(tiles.tensors[name], value)}), LIBRARY)
+
+
+def test_what_no_method_stores_is_left_to_the_reference() -> None:
+    codes = codes_of("billm", 8, 32, block_size=16)
+    assert isinstance(codes, BinaryCodes)
+    assert arrange(codes) is not None
+    assert arrange(codes_of("pb-llm", 8, 32, block_size=16)) is None
+    columns = torch.ones(1, 32).half()
+    assert arrange(replace(codes, column_scale=columns)) is None
+
+
+def _load_in(folder: str, results: Any) -> None:
+    os.environ["XDG_CACHE_HOME"] = folder
+    results.put(cpu.load.__wrapped__() is not None)
+
+
+@needs_c
+def test_two_processes_compile_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    workers = [context.Process(target=_load_in, args=(str(tmp_path), results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert [results.get(timeout=240) for _ in workers] == [True, True]
+    for worker in workers:
+        worker.join(60)
+    assert len(list((tmp_path / "sab-lens" / "kernels").iterdir())) == 1  # and nothing half-written is left
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_the_reference_says_so(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="run on the torch reference"):
+        assert cpu.load.__wrapped__() is None
+    kernels = tmp_path / "sab-lens" / "kernels"
+    assert not kernels.exists() or not list(kernels.iterdir())
+
+
+def test_it_is_said_once(tmp_path: Path) -> None:
+    script = "import warnings; warnings.simplefilter('always'); from sab.kernels import cpu; cpu.load(); cpu.load()"
+    environment = {**os.environ, "CC": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0
+    assert said.stderr.count("no C kernel") == 1
+
+
+def test_an_unknown_path_is_one_sentence() -> None:
+    with pytest.raises(SabError, match="SAB_KERNEL is 'sse'"):
+        cpu.load("sse")
+
+
+@cache
+def _sanitized() -> Path | None:
+    """The library with AddressSanitizer and UBSan, and the runtime to load before it; None where there is none."""
+    runtime = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    return Path(runtime) if os.path.isabs(runtime) and Path(runtime).exists() else None
+
+
+@pytest.mark.slow
+@needs_c
+def test_the_c_code_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
+    runtime = _sanitized()
+    if runtime is None:
+        pytest.skip("the compiler has no AddressSanitizer")
+    environment = {
+        **os.environ,
+        "CC": "cc -g -fsanitize=address,undefined -fno-sanitize-recover=undefined",
+        "XDG_CACHE_HOME": str(tmp_path),
+        "LD_PRELOAD": str(runtime),
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
+        "OMP_NUM_THREADS": "2",
+    }
+    script = "from tests.test_kernels import exercise; exercise()"
+    run = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "paths exercised" in run.stdout
+
+
+def exercise() -> None:
+    """Every path over methods and odd sizes, the tensors each in a buffer of just their size."""
+    ran = paths()
+    for path in ran:
+        for method in ("sab", "arb-rc", "billm", "xnor", "sab-h", "gptq3"):
+            for rows, width, block_size in ((33, 150, 32), (16, 128, 128), (1, 1, 8), (520, 64, 64)):
+                codes = codes_of(method, rows, width, 0, block_size)
+                weight = cpu.Weight(tiles_of(codes), library(path))
+                for tokens in (1, 18):
+                    x = inputs(tokens, width, 0)
+                    want = x.double() @ codes.dense().double().T
+                    assert torch.allclose(weight.multiply(x).double(), want, atol=1e-3)
+                    weight.multiply(x, "fast")
+                    weight.multiply_unpacked(x.bfloat16())
+                    if weight.takes_matrix_unit:
+                        weight.multiply_matrix_unit(x.bfloat16())
+    print(len(ran), "paths exercised")
+
+
+def test_no_warning_when_all_is_well() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cpu.load()
