@@ -202,6 +202,12 @@ def _parser() -> Parser:
     talk.add_argument("directory", type=Path, nargs="?", help="a run (default: the shipped one of sab)")
     talk.add_argument("--limit", type=int, default=12, help="questions to ask")
 
+    kernels = benches.add_parser("kernels", help="packed linears against bfloat16, float32 and torch's 4-bit kernel")
+    kernels.set_defaults(run=_bench_kernels)
+    kernels.add_argument("--quick", action="store_true", help="two shapes, two batches, a small decoder")
+    kernels.add_argument("--seconds", type=float, default=0.5, help="for each contender of a case")
+    kernels.add_argument("--clock", default="wall", help="wall, or cpu for one thread on a machine that is shared")
+
     commands.add_parser("train-demo", help="train the embedded model (its own options: train-demo --help)")
     return parser
 
@@ -688,6 +694,25 @@ def _bench_ui(options: argparse.Namespace) -> dict[str, Any]:
         else:
             progress.say(f"{name:12s} p50 {found[name]['p50']:9.4g}  p95 {found[name]['p95']:9.4g}  (goal {goal:g})")
     progress.say(f"exact_ms     p50 {found['exact_ms']['p50']:9.4g}  p95 {found['exact_ms']['p95']:9.4g}")
+    return found
+
+
+def _bench_kernels(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench_kernels
+
+    progress = Progress()
+    found = bench_kernels.kernels(options.quick, options.seconds, options.clock, progress=progress)
+    for case in found["cases"]:
+        times = ", ".join(f"{name} {value:.2f}" for name, value in case["milliseconds"].items())
+        progress.say(
+            f"{case['shape'][0]:5d} x {case['shape'][1]:<5d} batch {case['batch']:<3d} {case['kernel']:22s} "
+            f"{case['ratio_vs_bf16']:5.2f} times bf16, error {100 * case['relative_error']:.2f} %; ms: {times}"
+        )
+    made = found["decoder"]
+    progress.say(
+        f"decoder of {made['blocks']} blocks: {made['ratio_exact']:.2f} (exact) and {made['ratio_fast']:.2f} (fast) "
+        f"times the tokens a second of bf16, {made['bf16_bytes'] / made['packed_bytes']:.1f} times smaller"
+    )
     return found
 
 

@@ -49,7 +49,7 @@ POINTERS = ("words", "second", "scale", "zero", "step", "column", "second_column
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),
         *((name, ctypes.c_void_p) for name in POINTERS),
     ]
@@ -255,7 +255,7 @@ def _check(tiles: Tiles) -> None:
     places = of["units"] * UNIT
     if not bool(inside.all()) or not bool(((start >= 0) & (start <= places)).all()):
         raise SabError("the columns of this packed linear lie outside of it")
-    if int((of["units"] - start // UNIT).sum()) != of["tail_units"] or of["tail_units"] and of["tail_kind"] == 4:
+    if int((of["units"] - start // UNIT).sum()) != of["tail_units"] or (of["tail_units"] and of["tail_kind"] == 4):
         raise SabError("the salient columns of this packed linear do not fit its tail")
 
 
