@@ -54,7 +54,8 @@ def _codes(tensors: dict[str, Tensor], metadata: dict[str, Any], rows: slice, ke
     if "kept_bits" in metadata:
         levels = torch.zeros(shape, dtype=torch.uint8, device=first.device)
         levels[others[0]] = tensors["kept"][kept : kept + int(others[0].sum())]
-        scales = {name: _half(tensors[name][rows]) for name in ("row_mean", "row_scale", "kept_scale")}
+        names = ("row_mean", "row_scale", "kept_scale")
+        scales: dict[str, Any] = {name: _half(tensors[name][rows]) for name in names}
         return KeptCodes(
             first=first, levels=levels, kept=others[0], kept_zero=tensors["kept_zero"][rows], **scales, **common
         )
