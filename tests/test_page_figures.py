@@ -12,8 +12,10 @@ from viz.figures import (
     bit_breakdown,
     bits_accuracy,
     category_bars,
+    difference_map,
     layer_error,
     one_bit,
+    run_difference,
     sparsity_curve,
     weight_block,
     weighting,
@@ -203,3 +205,34 @@ def test_distances_stand_on_a_logarithmic_axis() -> None:
     assert marks["0.1"] == pytest.approx(-1)
     none = bits_accuracy.figure(bits_accuracy.info(runs[:0], quantity=bits_accuracy.DISTANCE))
     assert none.layout.yaxis.range[0] < none.layout.yaxis.range[1]
+
+
+def test_two_runs_stand_side_by_side_layer_by_layer() -> None:
+    info = run_difference.info(["a", "b"], [0, 1], ["q", "k"], ([0.1, 0.2], [0.05, 0.3]), [0.5, 0.0])
+    drawn = run_difference.figure(info)
+    assert [list(trace.y) for trace in drawn.data] == [pytest.approx([10, 20]), pytest.approx([5, 30]), [50.0, 0.0]]
+    assert list(drawn.layout.xaxis.ticktext) == ["block 0", "block 1"]
+    assert len(set(run_difference.pair_colours(True) + run_difference.pair_colours(False))) == 4
+    run_difference.figure(run_difference.info([], [], [], ([], []), []))
+    with pytest.raises(ValueError, match="one entry per linear"):
+        run_difference.info(["a"], [0], ["q"], ([0.1], []), [0.5])
+
+
+@given(st.integers(1, 40), st.integers(1, 500), st.integers(0, 2**32 - 1))
+def test_a_pooled_cell_shows_its_largest_difference_with_its_sign(rows: int, columns: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    first, second = draw.normal(size=(2, rows, columns)).astype(np.float32)
+    info = difference_map.info(first, second)
+    assert max(info.values.shape) <= difference_map.MOST_CELLS
+    factor, difference = info.factor, first - second
+    for row, column in itertools.product(range(info.values.shape[0]), range(0, info.values.shape[1], 7)):
+        square = difference[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+        assert abs(info.values[row, column]) == np.abs(square).max()
+        assert info.values[row, column] in square
+
+
+def test_runs_of_different_layers_have_no_difference() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        difference_map.info(np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
+    drawn = difference_map.figure(difference_map.info(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32)))
+    assert drawn.data[0].zmin < 0 < drawn.data[0].zmax

@@ -41,6 +41,13 @@
 
     run() { return lens.runs.find((run) => run.id === lens.state.run) || null; },
 
+    /** Refit the layer that is shown, with the thresholds that are set and the method of the run; Binarize shows it. */
+    rerunLayer() {
+      lens.rerunWanted = true;
+      lens.update({ tab: "binarize" }, { push: true });
+      tell(["rerun"]);
+    },
+
     /** The link that restores everything. */
     link() {
       const url = new URL(window.location.href);
@@ -266,14 +273,15 @@
     function draw() {
       const value = props.value;
       if (!value || !value.selection) return;
-      const changed = Object.keys(value.selection).filter((name) => value.selection[name] !== lens.state[name]);
+      const selection = value.change && lens.state.tab !== undefined ? { ...lens.state, ...value.change } : value.selection;
+      const changed = Object.keys(selection).filter((name) => selection[name] !== lens.state[name]);
       lens.runs = value.runs;
       lens.model = value.model;
       lens.defaults = value.defaults;
       lens.ranges = value.ranges;
       const first = lens.state.tab === undefined; // then the server has just read the URL itself
       if (changed.includes("tab") && !first) move = true;
-      lens.state = { ...value.selection };
+      lens.state = { ...selection };
       model.textContent = lens.model;
       choose.replaceChildren(...lens.runs.map((run) => make("option", { value: run.id }, run.name + (run.finished ? "" : " (unfinished)"))));
       if (!lens.runs.length) choose.replaceChildren(make("option", { value: "" }, "no run yet"));

@@ -14,3 +14,14 @@ SabLens.mountSignal = ({ tab, send }) => {
   SabLens.subscribe(() => { clearTimeout(timer); timer = setTimeout(tell, SabLens.state.tab === tab && sent ? 250 : 30); });
   SabLens.whenReady.then(tell);
 };
+
+// Sends the selection when somebody asks to rerun the layer that is shown (SabLens.rerunLayer).
+SabLens.mountRerun = ({ send }) => {
+  const tell = () => {
+    if (!SabLens.rerunWanted) return;
+    SabLens.rerunWanted = false;
+    send(SabLens.state);
+  };
+  SabLens.subscribe((state, changed) => { if (changed.includes('rerun')) tell(); });
+  SabLens.whenReady.then(tell);
+};

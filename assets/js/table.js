@@ -1,7 +1,7 @@
 // A table of plain text that sorts in the browser; a row with an id may be chosen.
 // The value is {columns: [{label, number, hint}], rows: [{id, tag, cells: [text], sort: [number | text | null]}], empty,
-// choose: "run" | "many" | ""}. "run": a click chooses the run for the whole page. "many": rows have boxes, and the
-// chosen ids are sent.
+// choose: "run" | "many" | "", pins}. "run": a click chooses the run for the whole page. "many": rows have boxes, and the
+// chosen ids are sent. With `pins` each row may be pinned as A or B of a comparison.
 SabLens.mountTable = ({ element, props, watch, send }) => {
   const root = element.querySelector('.tb');
   const chosen = new Set();
@@ -32,6 +32,23 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
       send({ ids: [...chosen] });
     }
     draw();
+  }
+
+  const PINS = { pin_a: 'A', pin_b: 'B' };
+  function pins(row) {
+    return Object.entries(PINS).map(([pin, letter]) => {
+      const on = SabLens.state[pin] === row.id, button = node('button', letter, 'tb-pin');
+      button.type = 'button';
+      button.title = on ? `No longer ${letter} of the comparison` : `Compare as ${letter}`;
+      button.setAttribute('aria-label', `${button.title}: ${row.cells[0].split('\n')[0]}`);
+      button.setAttribute('aria-pressed', String(on));
+      button.addEventListener('click', (event) => {
+        event.stopPropagation();
+        const other = Object.keys(PINS).find((each) => each !== pin);
+        SabLens.update({ [pin]: on ? '' : row.id, ...(SabLens.state[other] === row.id ? { [other]: '' } : {}) }, { push: true });
+      });
+      return button;
+    });
   }
 
   function draw() {
@@ -68,6 +85,7 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
           button.setAttribute('aria-pressed', String(on));
           cell.append(button);
         } else cell.append(first);
+        if (!index && value.pins && row.id) cell.prepend(...pins(row));
         if (!index && row.tag) cell.append(node('span', row.tag, 'tag'));
         if (second) cell.append(node('small', second));
         line.append(cell);
@@ -91,6 +109,6 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
   new ResizeObserver(edge).observe(root);
 
   watch('value', draw);
-  SabLens.subscribe((state, changed) => { if (changed.includes('run')) draw(); });
+  SabLens.subscribe((state, changed) => { if (changed.some((name) => name === 'run' || name in PINS)) draw(); });
   draw();
 };

@@ -42,7 +42,8 @@ class Method:
     none. `plan(weight, inverse_factor, **settings)`: what the method fixes over the whole linear before the first
     block, handed on as `context.plan`; None for most. `bits`: bits per code plane; `feedback`: errors are
     carried inside the block, column by column; `compensated`: errors are carried into later blocks; `judged`:
-    rounds are kept by their loss on held-out samples; `refine`: epochs over which the scales of a block are
+    rounds are kept by their loss on held-out samples; `settings`: fields of `compensate.FitSettings` that change its
+    codes beside block size, damping and compensation; `refine`: epochs over which the scales of a block are
     refined together unless the recipe says otherwise, None where there are no such scales.
     """
 
@@ -57,6 +58,7 @@ class Method:
     feedback: bool = False
     compensated: bool = True
     judged: bool = False
+    settings: tuple[str, ...] = ()
     refine: int | None = 0
 
 
@@ -74,12 +76,14 @@ METHODS: dict[str, Method] = {
         plan=pb_llm.plan,
         feedback=True,
         refine=None,
+        settings=("keep",),
     ),
     "billm": Method(
         label="BiLLM",
         description="Salient columns get a second sign; the others are split by magnitude into two groups.",
         fit_block=billm.fit_block,
         fit=billm.fit,
+        settings=("max_salient",),
     ),
     "arb": Method(
         label="ARB",
@@ -87,11 +91,13 @@ METHODS: dict[str, Method] = {
         fit_block=arb.fit_block,
         fit=arb.fit,
         trace=arb.trace,
+        settings=("iterations", "max_salient"),
     ),
     "arb-x": Method(
         label="ARB-X",
         description="ARB with means and scales refined once more for the inputs that calibration has seen.",
         fit_block=arb_x.fit_block,
+        settings=("iterations", "max_salient"),
     ),
     "arb-rc": Method(
         label="ARB-RC",
@@ -99,6 +105,7 @@ METHODS: dict[str, Method] = {
         fit_block=arb_rc.fit_block,
         fit=arb_rc.fit,
         trace=arb_rc.trace,
+        settings=("iterations", "max_salient"),
     ),
     "arb-rc-cgb": Method(
         label="ARB-RC + CGB",
@@ -106,6 +113,7 @@ METHODS: dict[str, Method] = {
         fit_block=arb_rc_cgb.fit_block,
         fit=arb_rc_cgb.fit,
         trace=arb_rc_cgb.trace,
+        settings=("iterations", "max_salient"),
     ),
     "sab": Method(
         label="SAB",
@@ -114,6 +122,7 @@ METHODS: dict[str, Method] = {
         fit=sab.fit,
         trace=sab.trace,
         uses_significance=True,
+        settings=("iterations", "max_salient", "emphasis"),
     ),
     "sab-h": Method(
         label="SAB-H",
@@ -123,6 +132,7 @@ METHODS: dict[str, Method] = {
         feedback=True,
         judged=True,
         refine=4,
+        settings=("iterations", "max_salient", "bits"),
     ),
     **{
         f"rtn{bits}": Method(

@@ -7,7 +7,7 @@ weights get wrong (METHOD.md §6, the compensation loss).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -57,15 +57,35 @@ def figure(info: LayerErrorInfo, dark: bool = False) -> go.Figure:
             hovertemplate="%{customdata}<br>error %{y:.2f} %<extra></extra>",
         )
     )
-    centres, labels, bands = [], [], []
-    for order, block in enumerate(dict.fromkeys(info.blocks.tolist())):
+    shapes, ticks = bands(info.blocks, colours)
+    drawn.update_layout(
+        template=theme.template(dark),
+        bargap=0.2,
+        shapes=shapes,
+        showlegend=False,
+        xaxis={**ticks, "range": [-0.6, max(len(info.names), 1) - 0.4], "showgrid": False},
+        yaxis={"title": {"text": "output error, %"}, "rangemode": "tozero", "nticks": 6},
+        meta={
+            "height": 280,
+            "narrow": {"height": 240, "xaxis.ticktext": [label.removeprefix("block ") for label in ticks["ticktext"]]},
+        },
+    )
+    return drawn
+
+
+def bands(blocks: NDArray[np.int64], colours: theme.Palette) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Shades behind every other block of an axis of linears, and the axis' ticks; -1 is a place that is not known."""
+    places = np.arange(len(blocks))
+    shades: list[dict[str, Any]] = []
+    ticks: dict[str, Any] = {"tickvals": [], "ticktext": []}
+    for order, block in enumerate(dict.fromkeys(blocks.tolist())):
         if block < 0:
             continue
-        inside = places[info.blocks == block]
-        centres.append(float(inside.mean()))
-        labels.append(f"block {block}")
+        inside = places[blocks == block]
+        ticks["tickvals"].append(float(inside.mean()))
+        ticks["ticktext"].append(f"block {block}")
         if order % 2:
-            bands.append(
+            shades.append(
                 {
                     "type": "rect",
                     "xref": "x",
@@ -79,21 +99,4 @@ def figure(info: LayerErrorInfo, dark: bool = False) -> go.Figure:
                     "layer": "below",
                 }
             )
-    drawn.update_layout(
-        template=theme.template(dark),
-        bargap=0.2,
-        shapes=bands,
-        showlegend=False,
-        xaxis={
-            "tickvals": centres,
-            "ticktext": labels,
-            "range": [-0.6, max(len(info.names), 1) - 0.4],
-            "showgrid": False,
-        },
-        yaxis={"title": {"text": "output error, %"}, "rangemode": "tozero", "nticks": 6},
-        meta={
-            "height": 280,
-            "narrow": {"height": 240, "xaxis.ticktext": [label.removeprefix("block ") for label in labels]},
-        },
-    )
-    return drawn
+    return shades, ticks

@@ -8,6 +8,7 @@ returning `header_value(store, selection)` to `Shared.header`, and the scripts f
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ class Shared:
     tabs: gr.Tabs
 
 
-def header_value(store: Store, selection: Selection, message: str = "") -> dict[str, Any]:
-    """What the header shows: the model, all runs, the selection, and one sentence if something is amiss."""
+def header_value(
+    store: Store, selection: Selection, message: str = "", change: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the header shows: the model, all runs, the selection, and one sentence if something is amiss. `change`:
+    what changes in the selection that the browser has by now, which then stands instead of `selection`: for the end of
+    long work, when the visitor may look at something else."""
     return {
         "model": store.model_name,
         "runs": [
@@ -54,6 +59,7 @@ def header_value(store: Store, selection: Selection, message: str = "") -> dict[
             for run in store.runs()
         ],
         "selection": asdict(selection),
+        "change": None if change is None else dict(change),
         "defaults": asdict(Selection()),
         "ranges": THRESHOLD_RANGES,
         "message": message,

@@ -16,10 +16,19 @@ from viz.pages.store import Selection, Store
 
 def selection_signal(tab: str) -> gr.HTML:
     """An invisible component; listen with `.select(fn)`, where `fn(event: gr.EventData)` reads `signalled(...)`."""
+    return _signal(f"SabLens.mountSignal({{tab: '{tab}', send: (data) => trigger('select', data)}});")
+
+
+def rerun_signal() -> gr.HTML:
+    """The same, for when somebody asks to refit the layer that is shown (`SabLens.rerunLayer()`)."""
+    return _signal("SabLens.mountRerun({send: (data) => trigger('select', data)});")
+
+
+def _signal(script: str) -> gr.HTML:
     return gr.HTML(
         value="",
         html_template="<span hidden></span>",
-        js_on_load=f"SabLens.mountSignal({{tab: '{tab}', send: (data) => trigger('select', data)}});",
+        js_on_load=script,
         head=script_tags("signal.js"),
         apply_default_css=False,
         elem_classes="sab-signal",

@@ -335,10 +335,13 @@ class Store:
         """Whether a run is of the model that is open; before it is loaded, going by what the recipe names."""
         if self._lvlm is not None:
             return run.fingerprint == self._lvlm.fingerprint
-        named = run.recipe.model
-        if self.model is None or named is None:
-            return self.model is named
-        return named == self.model or Path(named).resolve() == Path(self.model).resolve()
+        return self.is_named(run.recipe.model)
+
+    def is_named(self, model: str | None) -> bool:
+        """Whether a recipe that names `model` means the open one, going by names."""
+        if self.model is None or model is None:
+            return self.model is model
+        return model == self.model or Path(model).resolve() == Path(self.model).resolve()
 
     def first_kind(self, selection: Selection) -> str:
         """The sensitivity to show first: Fisher where the run holds it, for it differs within columns too."""

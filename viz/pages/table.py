@@ -43,10 +43,15 @@ def table(elem_id: str) -> gr.HTML:
 
 
 def table_value(
-    columns: Sequence[Column], rows: Sequence[Row], empty: str, choose: str = "", chosen: Sequence[str] = ()
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    empty: str,
+    choose: str = "",
+    chosen: Sequence[str] = (),
+    pins: bool = False,
 ) -> dict[str, Any]:
     """What a table shows. `choose`: "run" makes a click choose the run of the whole page, "many" gives boxes of which
-    `chosen` are ticked at first; `empty` is said when there are no rows."""
+    `chosen` are ticked at first; `pins`: rows can be pinned as A and B; `empty` is said when there are no rows."""
     return {
         "columns": [vars(column) for column in columns],
         "rows": [
@@ -61,4 +66,5 @@ def table_value(
         "empty": empty,
         "choose": choose,
         "chosen": list(chosen),
+        "pins": pins,
     }

@@ -8,7 +8,9 @@ What full precision does with the calibration samples does not depend on the met
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -58,6 +60,7 @@ class Task:
 def serve(pipe: Connection, stop: Any) -> None:
     """The worker's life: take a task, send news, until the page goes away."""
     os.nice(5)  # the page answers first
+    threading.Thread(target=_end_with_the_page, name="page", daemon=True).start()
     bench = Bench()
     while True:
         try:
@@ -77,6 +80,14 @@ def serve(pipe: Connection, stop: Any) -> None:
         except Exception:
             log.exception("a job failed")
             tell("ended", (FAILED, "The run failed inside the app; the layers finished before are kept."))
+
+
+def _end_with_the_page() -> None:
+    """A page that was killed closes no pipe in the middle of a long computation: nobody must go on computing for it."""
+    page = multiprocessing.parent_process()
+    if page is not None:
+        page.join()
+        os._exit(0)
 
 
 class Bench:
@@ -226,6 +237,7 @@ class _Meter:
 def examine(full: LVLM, simulated: LVLM, task: Task, stop: Any, tell: Tell) -> tuple[str, str]:
     """Ask held-out questions and store the figures beside the run; a stopped evaluation stores nothing."""
     from sab import evaluate, runs
+    from sab.compare import identity_of
     from sab.demo.suite import questions
 
     directory = Path(task.directory)
@@ -235,8 +247,8 @@ def examine(full: LVLM, simulated: LVLM, task: Task, stop: Any, tell: Tell) -> t
     meter = _Meter(stages, stop, tell)
     tell("stage", (f"asking {task.questions} held-out questions", 0.0, None))
     try:
-        figures = evaluate.evaluate(simulated, asked, progress=meter.listen("asking held-out questions")).summary()
-        figures["suite"] = "final"
+        found = evaluate.evaluate(simulated, asked, progress=meter.listen("asking held-out questions"))
+        figures = {**found.summary(), "suite": "final"}
         if task.blank:
             listen = meter.listen("asking again with the pictures blanked")
             figures["blank_picture"] = evaluate.evaluate(simulated, asked, True, progress=listen).summary()
@@ -245,6 +257,9 @@ def examine(full: LVLM, simulated: LVLM, task: Task, stop: Any, tell: Tell) -> t
             figures["divergence"] = asdict(evaluate.divergence(full, simulated, asked, progress=listen))
     except _Halted:
         return STOPPED, "Stopped: no accuracy was stored."
+    identity = identity_of((question.prompt, question.answer) for question in asked)
+    answers = {"questions": identity, "answers": found.answers, "correct": found.correct}
+    runs.write_json(directory / "answers.json", answers)
     if is_run:
         runs.Run.open(directory).record_accuracy(figures)
     else:
