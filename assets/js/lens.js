@@ -104,8 +104,9 @@
       setTimeout(() => box.remove(), 4000);
     },
 
-    /** What another page or an example wants to have asked in Chat, until Chat takes it: {text, picture: data URL or null,
-        sample: number of a sample picture instead, right: run of the right side}. Sent as the event "sab:ask". */
+    /** A question for Chat from another page or an example, until Chat takes it: {text, picture: data URL or null, sample:
+        number of a sample picture instead, right: run of the right side}. Sent as the event "sab:ask"; with `right` it
+        is asked at once, else it waits in the box. */
     asked: null,
 
     /** Give the visitor a file made here. */

@@ -243,7 +243,8 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     image.src = kept;
   }
 
-  // Somebody wants a question asked: its picture goes onto the canvas, then the examples send it.
+  // A question comes from elsewhere: its picture goes onto the canvas, then the question into the box, or, where it
+  // names the right side's run, to the examples, which send it.
   async function receive() {
     const wanted = SabLens.asked;
     if (!wanted || !strip.childElementCount) return; // the samples have not come yet: asked for again when they do
@@ -260,9 +261,16 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
       const big = enlarged(image);
       place(big, big.width, big.height);
     } else { wipe(); publish(); }
-    requestAnimationFrame(() => document.dispatchEvent(new CustomEvent('sab:placed', { detail: wanted })));
+    if (wanted.right !== undefined) {
+      requestAnimationFrame(() => document.dispatchEvent(new CustomEvent('sab:placed', { detail: wanted })));
+      return;
+    }
+    const box = document.querySelector('#chat-prompt textarea');
+    if (!box) return;
+    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(box, wanted.text);
+    box.dispatchEvent(new Event('input', { bubbles: true }));
   }
-  document.addEventListener('sab:ask', receive);
+  document.addEventListener('sab:ask', () => { if (element.isConnected) receive(); });
 
   // Samples are drawn at the model's own small size; enlarging without smoothing keeps every pixel as the model sees it.
   function enlarged(image) {
@@ -274,21 +282,6 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     brush.drawImage(image, 0, 0, big.width, big.height);
     return big;
   }
-
-  // A question of another tab comes here with its picture, or with none.
-  document.addEventListener('sab:ask', ({ detail }) => {
-    if (!element.isConnected) return;
-    const box = document.querySelector('#chat-prompt textarea');
-    if (box) {
-      Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(box, detail.text);
-      box.dispatchEvent(new Event('input', { bubbles: true }));
-    }
-    remember();
-    if (!detail.picture) { wipe(); publish(); return; }
-    const image = new Image();
-    image.onload = () => { const big = enlarged(image); place(big, big.width, big.height); };
-    image.src = detail.picture;
-  });
 
   wipe();
   choose('pencil'); press('data-colour', colour); press('data-size', String(size));
