@@ -51,6 +51,24 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> questions.QuestionD
     return questions.QuestionData(Store())
 
 
+def test_a_model_that_was_asked_less_is_shown_where_it_was(
+    data: questions.QuestionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "short"
+    short.mkdir()
+    identity = identity_of((ask.prompt, ask.answer) for _, ask in SUITE[:4])
+    stored_answers = {"questions": identity, "answers": ["No."] * 4, "correct": [False] * 4}
+    (short / "answers.json").write_text(json.dumps(stored_answers))
+    more = Result("short", "sab", FakeRun(short), {})  # type: ignore[arg-type]
+    before = questions.results(Store())
+    monkeypatch.setattr(questions, "results", lambda store: [*before, more])
+    found = data.questions({"wrong": "short"})
+    assert (found["asked"], found["total"]) == (COUNT, 4)
+    assert any("short" in each["models"] for each in found["items"][0]["answers"])
+    later = data.questions({"page": 1})["items"][-1]
+    assert not any("short" in each["models"] for each in later["answers"])
+
+
 def test_only_models_that_were_asked_the_same_are_compared(data: questions.QuestionData) -> None:
     assert [each.id for each in data.answered()] == ["full", "even"]
 

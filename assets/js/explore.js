@@ -121,7 +121,7 @@
           make("header", {}, make("h3", {}, "Thresholds"), make("span", { class: "sab-undo" }, this.undoButton, this.redoButton,
             make("button", { type: "button", class: "sab-text-button", title: "Back to the thresholds of this run", onclick: () => this.choose(this.recipe || PRESETS.Paper) }, "Reset"))),
           ...sliders, this.presets,
-          make("button", { type: "button", class: "sab-button", title: "Open the Binarize tab with these thresholds", onclick: () => lens.update({ tab: "binarize" }, { push: true }) }, "Rerun binarization…")),
+          make("button", { type: "button", class: "sab-button", title: "Fit this layer again with these thresholds, and compare", onclick: () => lens.rerunLayer() }, "Rerun this layer")),
         make("div", { class: "sab-side-block" },
           make("header", {}, make("h3", {}, "Weights by class"), this.exactness),
           this.bar,

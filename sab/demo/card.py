@@ -152,8 +152,9 @@ def comparison(table: dict[str, Any]) -> str:
             kl, (kl_low, kl_high) = gap["kl"]["value"], gap["kl"]["interval"]
             lines += [
                 "",
-                f"`{gap['first']}` against its control `{gap['second']}`, paired by question: {100 * value:+.1f} points "
-                f"({100 * low:+.1f} to {100 * high:+.1f}), KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f}).",
+                f"`{gap['first']}` against its control `{gap['second']}`, paired by question: "
+                f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), "
+                f"KL {kl:+.4f} ({kl_low:+.4f} to {kl_high:+.4f}).",
             ]
     return "\n".join([head, "", *lines])
 

@@ -210,6 +210,7 @@ def build(store: Store, shared: Shared) -> None:
     def look(event: gr.EventData, identifier: str, seen: dict[str, Any], drawn: tuple[str, str, str]) -> dict[Any, Any]:
         """The runs, the errors of the chosen one unless this visitor's job is drawing there, and the thresholds and the
         sensitivity of Explore where they have changed since: what a visitor sets here stays otherwise."""
+        store.prepare_runs()
         job = jobs.get(identifier)
         selection = signalled(store, event)
         shown: dict[Any, Any] = runs.show(selection)

@@ -38,6 +38,10 @@ class Answered:
     answers: list[str]
     correct: list[bool]
 
+    def judged(self, place: int) -> bool | None:
+        """Whether question `place` was answered rightly; None where it was not asked."""
+        return self.correct[place] if place < len(self.correct) else None
+
 
 def question_browser(store: Store) -> gr.HTML:
     """The list with its filters; clicking a question sends it to Chat."""
@@ -65,14 +69,14 @@ class QuestionData:
         models = self.answered()
         if not models:
             return {"models": [], "total": 0, "items": [], "categories": [], "page": 0, "pages": 0}
-        suite = self._asked(len(models[0].answers))
+        suite = self._asked(max(len(each.answers) for each in models))
         right, wrong = (self._chosen(models, request.get(name)) for name in ("right", "wrong"))
         category = request.get("category")
         fitting = [
             place
             for place, (_, ask) in enumerate(suite)
-            if (right is None or right.correct[place])
-            and (wrong is None or not wrong.correct[place])
+            if (right is None or right.judged(place) is True)
+            and (wrong is None or wrong.judged(place) is False)
             and category in (None, "", ask.category)
         ]
         pages = max(1, -(-len(fitting) // PAGE))
@@ -89,16 +93,15 @@ class QuestionData:
         }
 
     def answered(self) -> list[Answered]:
-        """Every model whose answers are stored, full precision first, as far as they were asked the same questions as
-        most of them."""
-        found: dict[str, list[Answered]] = {}
+        """Every model whose answers to the suite's first questions are stored, full precision first."""
+        found: list[Answered] = []
         places = [(FULL_ID, FULL, full_directory(self._store, self._fingerprint()))]
         places += [(each.id, each.name, each.run.directory) for each in results(self._store) if each.run is not None]
         for identifier, name, directory in places:
             identity, one = _stored(identifier, name, directory)
             if one is not None and one.answers and identity == self._identity(len(one.answers)):
-                found.setdefault(identity, []).append(one)
-        return max(found.values(), key=len, default=[])
+                found.append(one)
+        return found
 
     def _fingerprint(self) -> str:
         return current_fingerprint(self._store, self._store.runs())
@@ -125,7 +128,8 @@ class QuestionData:
         scene, ask = suite[place]
         said: dict[tuple[bool, str], list[str]] = {}
         for each in models:
-            said.setdefault((each.correct[place], each.answers[place].strip()), []).append(each.name)
+            if (correct := each.judged(place)) is not None:
+                said.setdefault((correct, each.answers[place].strip()), []).append(each.name)
         return {
             "number": place + 1,
             "category": ask.category,

@@ -209,6 +209,7 @@ class Store:
         self._run_directories = tuple(run_directories)
         self._lvlm = lvlm  # where it is loaded already
         self._lvlm_lock = threading.Lock()
+        self._prepared = False
         self._runs_lock = threading.Lock()
         self._runs: list[Run] = []
         self._runs_read = -math.inf
@@ -238,20 +239,39 @@ class Store:
         return self._lvlm is not None
 
     def load_in_background(self) -> None:
-        """Start loading the model without making anybody wait; an error shows when the model is asked for. Where the
-        model is small, the worker then gets ready for the first run as well."""
+        """Start loading the model without making anybody wait; an error shows when the model is asked for."""
 
         def load() -> None:
-            try:
-                self.runs()  # first what the overview needs
-                if sum(weight.numel() for weight in self.lvlm.model.parameters()) <= SMALL_MODEL:
-                    from sab.runs import Recipe
+            self.runs()  # first what the overview needs
+            _ = self.lvlm
 
-                    self.jobs.prepare(Recipe(model=self.model))
+        self._in_background("load-model", load)
+
+    def prepare_runs(self) -> None:
+        """Have the worker get ready for a first run, where the model is small. It takes a core for some seconds, so it
+        waits until somebody looks at Binarize; later calls do nothing."""
+        with self._lvlm_lock:
+            if self._prepared:
+                return
+            self._prepared = True
+
+        def prepare() -> None:
+            if sum(weight.numel() for weight in self.lvlm.model.parameters()) <= SMALL_MODEL:
+                from sab.runs import Recipe
+
+                self.jobs.prepare(Recipe(model=self.model))
+
+        self._in_background("prepare-runs", prepare)
+
+    @staticmethod
+    def _in_background(name: str, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
             except SabError as error:
                 logging.getLogger(__name__).error("%s", error)  # the page says so too, where it is needed
 
-        threading.Thread(target=load, name="load-model", daemon=True).start()
+        threading.Thread(target=run, name=name, daemon=True).start()
 
     def runs(self, fresh: bool = False) -> list[Run]:
         """All runs, the shipped ones first where they are of the model that is open. Directories are read anew when the
