@@ -114,8 +114,11 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _gauge(row: Tensor, column: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves the common factor so that column scales average 1 over the columns with members."""
+    """Moves the common factor so that column scales average 1 over the columns with members.
+
+    Decided on the device: asking the host in every round would make a GPU wait.
+    """
     mean = column.sum() / members.sum().clamp_min(1)
-    if mean > 0:
-        return row * mean, column / mean
-    return row, members.to(column.dtype)  # a group of zeros
+    some = mean > 0  # else a group of zeros
+    factor = torch.where(some, mean, 1.0)
+    return row * factor, torch.where(some, column / factor, members.to(column.dtype))

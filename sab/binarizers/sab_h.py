@@ -317,7 +317,9 @@ def _solve(weight: Tensor, metric: Tensor, picked: _Picked, levels: _Levels, col
         right = (plain * (weight @ metric)).sum(0)
         solved = torch.linalg.solve(system + torch.diag(pull), right + pull * column).abs()
         solved = torch.where(torch.isfinite(solved), solved, column)
-        column = solved / solved.mean() if bool(solved.mean() > 0) else column
-        row = row * (solved.mean() if bool(solved.mean() > 0) else 1.0)
+        mean = solved.mean()
+        factor = torch.where(mean > 0, mean, 1.0)
+        column = torch.where(mean > 0, solved / factor, column)
+        row = row * factor
     row = row.T
     return _Levels(row[: len(levels.row)], row[len(levels.row) :], column, levels.salient)
