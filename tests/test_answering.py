@@ -42,6 +42,9 @@ class TwoModels:
     def binarized(self, *names: str) -> LVLM:
         return self.noisy
 
+    def packed(self, name: str) -> None:
+        """No kernel here: the run is simulated."""
+
 
 @pytest.fixture(scope="module")
 def store() -> TwoModels:

@@ -31,7 +31,7 @@ from viz.pages.conversation import (
     other_side,
 )
 from viz.pages.gate import Gate, Ticket
-from viz.pages.sides import model_of
+from viz.pages.sides import answering_model
 from viz.pages.store import Store
 
 PAUSE = 1 / 15  # seconds between two drawings of a stream
@@ -115,7 +115,7 @@ def written(store: Store, conversation: Conversation, turn: Turn, side: str) -> 
     from sab import chat
 
     reply = turn.replies[side]
-    lvlm = model_of(store, reply.run)
+    lvlm = answering_model(store, reply.run)
     reply.state, reply.message = WRITING, ""
     shown = 0.0
     for event in chat.stream(
@@ -149,7 +149,7 @@ def read_each_other(store: Store, conversation: Conversation, turn: Turn) -> Non
     from sab.attribution import token_kl
     from sab.chat import answer_logprobs, token_score
 
-    models = {side: model_of(store, turn.replies[side].run) for side in SIDES}
+    models = {side: answering_model(store, turn.replies[side].run) for side in SIDES}
     first = SIDES[0] if not turn.replies[SIDES[0]].run or turn.replies[SIDES[1]].run else SIDES[1]
     for side in SIDES:
         reply, other = turn.replies[side], other_side(side)

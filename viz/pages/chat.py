@@ -40,7 +40,7 @@ from viz.pages.notice import notice
 from viz.pages.opened import when_opened
 from viz.pages.samples import Samples, samples
 from viz.pages.shared import Shared, script_tags
-from viz.pages.sides import FULL, checked_side, model_of, runs_of, side_head, side_names
+from viz.pages.sides import FULL, answering_model, checked_side, runs_of, side_head, side_names
 from viz.pages.signal import selection_signal, signalled
 from viz.pages.sketch import sketch
 from viz.pages.store import Bounded, Store
@@ -351,7 +351,7 @@ def prepare(store: Store, *sides: str) -> None:
     def build() -> None:
         for side in sides:
             with suppress(SabError):  # it is said where the model is asked for
-                model_of(store, side)
+                answering_model(store, side)
 
     if store.loaded and any(runs_of(store, side) for side in sides):
         threading.Thread(target=build, name="prepare-sides", daemon=True).start()

@@ -14,7 +14,7 @@ from sab.errors import SabError
 if TYPE_CHECKING:
     from sab.models import LVLM
     from sab.runs import Run
-    from viz.pages.store import Store
+    from viz.pages.store import PackedModel, Store
 
 FULL = "Full precision"
 OVER = "~"
@@ -23,7 +23,8 @@ OVER = "~"
 @dataclass(frozen=True)
 class Runtime:
     """How a side computes: the kernel in use in words, bytes that its weights take in memory, and whether binarized
-    weights are only simulated (held dequantized, so that the answers are right and the speed is not)."""
+    weights are only simulated (held dequantized, so that the answers are right and the speed is not) or computed on as
+    they are packed."""
 
     kernel: str
     resident_bytes: int
@@ -32,6 +33,9 @@ class Runtime:
 
 def runtime(store: Store, side: str) -> Runtime:
     """The one place that knows by which kernel a side computes; the model must be loaded."""
+    packed = packed_of(store, side)
+    if packed is not None:
+        return Runtime(packed.kernel, packed.resident_bytes, simulated=False)
     model = store.lvlm.model
     held = sum(each.numel() * each.element_size() for each in model.parameters())
     dtype = str(store.lvlm.dtype).removeprefix("torch.")
@@ -50,9 +54,22 @@ def runs_of(store: Store, side: str) -> list[Run]:
 
 
 def model_of(store: Store, side: str) -> LVLM:
-    """The model that answers; waits until it is in memory."""
+    """The model of a side with dense (dequantized) weights; waits until it is in memory."""
     runs = runs_of(store, side)
     return store.binarized(*(run.id for run in runs)) if runs else store.lvlm
+
+
+def packed_of(store: Store, side: str) -> PackedModel | None:
+    """The side's model with packed linears, where the kernel can hold all of them; layers laid over others stay
+    simulated."""
+    runs = runs_of(store, side)
+    return store.packed(runs[0].id) if len(runs) == 1 else None
+
+
+def answering_model(store: Store, side: str) -> LVLM:
+    """The model that answers on a side: packed where it can be, else simulated. Waits until it is in memory."""
+    packed = packed_of(store, side)
+    return model_of(store, side) if packed is None else packed.lvlm
 
 
 def checked_side(store: Store, side: object) -> str:
@@ -94,8 +111,8 @@ def side_head(store: Store, side: str) -> dict[str, Any]:
     if store.loaded:
         found = runtime(store, side)
         shown["facts"] += [["kernel", found.kernel], ["weights in memory", f"{found.resident_bytes / 1e6:.1f} MB"]]
-        if found.simulated:
-            shown["tags"].append("simulated")
+        if side:
+            shown["tags"].append("simulated" if found.simulated else "packed kernel")
     if runs:
         reports = {name: report for run in runs for name, report in run.reports.items()}
         weights = sum(report.weights for report in reports.values())

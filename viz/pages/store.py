@@ -125,6 +125,16 @@ def version(run: Run) -> str:
     return f"{run.id}@{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True)
+class PackedModel:
+    """A model that computes on the bits of a run: `kernel` as the runtime names it, `resident_bytes` of everything that
+    the model holds."""
+
+    lvlm: LVLM
+    kernel: str
+    resident_bytes: int
+
+
 class Bounded:
     """A least-recently-used cache; a value is built once even when two visitors ask at the same time.
 
@@ -214,6 +224,8 @@ class Store:
         self._runs: list[Run] = []
         self._runs_read = -math.inf
         self._binarized = Bounded(2)
+        self._packed = Bounded(2)
+        self._kernel_ready = threading.Event()
         self._maps = Bounded(64e6, cost=lambda found: found.partition.numel())  # 17 bytes a weight
         self._fisher: dict[str, tuple[Tensor, Tensor]] = {}
         self._fisher_work = Work()
@@ -244,6 +256,10 @@ class Store:
         def load() -> None:
             self.runs()  # first what the overview needs
             _ = self.lvlm
+            from sab.packed import chosen_library
+
+            if chosen_library() is not None:  # compiled on the very first start, a matter of seconds
+                self._kernel_ready.set()
 
         self._in_background("load-model", load)
 
@@ -315,6 +331,26 @@ class Store:
             return simulated
 
         return self._binarized.get(tuple(map(version, found)), build)
+
+    def packed(self, run_id: str) -> PackedModel | None:
+        """The model with the linears of a run held as bits and multiplied by the C kernel; None where that is not ready
+        (yet) or cannot hold one of them. At most two such models are kept."""
+        if not self._kernel_ready.is_set():
+            return None
+        run = self.run(run_id)
+
+        def build() -> PackedModel | None:
+            from sab.packed import swap
+
+            packed = self.lvlm.copy()
+            swapped = swap(packed, run)
+            if len(swapped.kernels) != 1 or "reference" in swapped.kernels:
+                return None
+            held = [*packed.model.parameters(), *packed.model.buffers()]
+            size = sum(values.numel() * values.element_size() for values in held)
+            return PackedModel(packed, next(iter(swapped.kernels)), size)
+
+        return self._packed.get(version(run), build)
 
     def significance(self, run_id: str, linear: str, thresholds: Thresholds, kind: str = "input") -> SignificanceMap:
         """The exact map of one linear under any thresholds. Raises SabError for an unknown run or linear, and
