@@ -20,7 +20,7 @@ from viz.pages.chart import chart, chart_value, no_chart
 from viz.pages.notice import notice
 from viz.pages.progress import duration
 from viz.pages.results import OVERALL, Result, size
-from viz.pages.scores import kl_cell, share_cell
+from viz.pages.scores import by_category, kl_cell, share_cell
 from viz.pages.store import Bounded, Selection, Store, version
 from viz.pages.table import Column, Row, table, table_value
 
@@ -294,14 +294,7 @@ def categories_chart(pair: Pair) -> dict[str, Any]:
     ]
     if not asked:
         return no_chart("Neither run has been asked questions: choose one and evaluate it in Benchmark.")
-    names = list(dict.fromkeys(name for each in asked for name in each.categories))
-    scores = [
-        category_bars.Scores(
-            each.name, each.method, {name: share for name in names if (share := each.accuracy(name)) is not None}
-        )
-        for each in asked
-    ]
-    drawn = category_bars.info(scores, names)
+    drawn = by_category(asked)
     words = "" if len(asked) == 2 else "The other run has not been asked questions yet."
 
     def draw(dark: bool) -> Any:

@@ -126,17 +126,22 @@ def first_drawn(found: Sequence[Result]) -> list[Result]:
     return sorted(found, key=rank)[:MOST_BARS]
 
 
-def categories_chart(found: Sequence[Result]) -> dict[str, Any]:
-    """Bars by category of the models that are drawn first."""
-    chosen = first_drawn(found)
-    names = list(dict.fromkeys(name for each in chosen for name in each.categories))
+def by_category(found: Sequence[Result]) -> category_bars.CategoryBarsInfo:
+    """The arrays of the bars of some models, in every category that one of them was asked about."""
+    names = list(dict.fromkeys(name for each in found for name in each.categories))
     scores = [
         category_bars.Scores(
             each.name, each.method, {name: share for name in names if (share := each.accuracy(name)) is not None}
         )
-        for each in chosen
+        for each in found
     ]
-    drawn = category_bars.info(scores, names)
+    return category_bars.info(scores, names)
+
+
+def categories_chart(found: Sequence[Result]) -> dict[str, Any]:
+    """Bars by category of the models that are drawn first."""
+    chosen = first_drawn(found)
+    drawn = by_category(chosen)
     left = len(found) - len(chosen)
     words = f"{left} more in the table." if left else ""
     return chart_value("accuracy-by-category", lambda dark: category_bars.figure(drawn, dark), words)
