@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -71,6 +72,22 @@ def test_both_models_answer_about_a_drawing_side_by_side(visitor: Visitor) -> No
     page.locator(f"{LAST} .cv-answer.left .tok").first.focus()
     assert page.locator(".cv-tip.open .cv-top").count() == 2
     assert visitor.errors == []
+
+
+def test_a_wide_picture_is_put_on_a_square_for_the_model_of_the_drawn_world(visitor: Visitor, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (200, 100), "red").save(wide)
+    page = open_chat(visitor)
+    page.set_input_files("#sketch input[type=file]", wide)
+    page.wait_for_function("document.querySelector('#sketch canvas').width === 200")
+    corners = page.evaluate(
+        """() => {
+          const canvas = document.querySelector('#sketch canvas'), pen = canvas.getContext('2d');
+          const at = (x, y) => [...pen.getImageData(x, y, 1, 1).data].slice(0, 3);
+          return [canvas.width, canvas.height, at(100, 100), at(100, 10), at(100, 190)];
+        }"""
+    )
+    assert corners == [200, 200, [255, 0, 0], [255, 255, 255], [255, 255, 255]]
 
 
 def test_one_press_shows_two_streams_to_somebody_who_has_just_come(visitor: Visitor) -> None:

@@ -65,7 +65,7 @@ def build(store: Store, shared: Shared) -> None:
 
     with gr.Row(elem_id="chat", equal_height=False):
         with gr.Column(scale=3, min_width=300, elem_id="chat-picture"):
-            picture = sketch(COLOURS, "sketch")
+            picture = sketch(COLOURS, "sketch", square=store.is_embedded)
         with gr.Column(scale=8, min_width=340, elem_id="chat-main"):
             with gr.Row(elem_id="chat-models"):
                 left = gr.Dropdown([(FULL, "")], value="", label="Left", elem_id="chat-left", min_width=140)

@@ -26,9 +26,10 @@ ICONS = {
 SIZES = {"thin": 4, "medium": 10, "thick": 22}
 
 
-def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str) -> gr.HTML:
+def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str, square: bool) -> gr.HTML:
     """The canvas with its tools; output `gr.HTML(samples=[{"picture": data URL, "note"}])` to it, and
-    `gr.HTML(restored=data URL or "")` to put back what lay there before a reload."""
+    `gr.HTML(restored=data URL or "")` to put back what lay there before a reload. `square`: whether pictures of
+    other shapes are put on a white square."""
     return gr.HTML(
         value=None,
         html_template=_template(colours),
@@ -38,6 +39,7 @@ def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str) -> gr.HTML
         elem_id=elem_id,
         samples=[],
         restored=None,
+        square=square,
     )
 
 

@@ -236,6 +236,11 @@ class Store:
         return self.model or "embedded demo model"
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether the model is of the drawn world, the one that ships here or a copy: its codebook lies beside it."""
+        return self.model is None or (Path(self.model) / "codebook.safetensors").exists()
+
+    @property
     def lvlm(self) -> LVLM:
         """The full-precision model; the first caller loads it, the others wait."""
         with self._lvlm_lock:
