@@ -38,14 +38,14 @@ def number(page: Page, place: str, value: str) -> None:
 def until(page: Page, *states: str) -> str:
     """Wait until the job is in one of the states; returns the state."""
     page.wait_for_function(
-        "(states) => states.includes(document.querySelector('#binarize-progress .pg').dataset.state)", arg=list(states)
+        "(states) => states.includes(document.querySelector('#binarize-progress .pg')?.dataset.state)", arg=list(states)
     )
     return str(page.evaluate("document.querySelector('#binarize-progress .pg').dataset.state"))
 
 
 def said(page: Page, words: str, place: str = "#binarize-notice") -> None:
     page.wait_for_function(
-        "([place, words]) => document.querySelector(place + ' p').textContent.includes(words)", arg=[place, words]
+        "([place, words]) => document.querySelector(place + ' p')?.textContent.includes(words)", arg=[place, words]
     )
 
 
