@@ -193,6 +193,9 @@ def _parser() -> Parser:
 
     page = benches.add_parser("ui", help="tiles, counts and frames of the page's Explore tab")
     page.set_defaults(run=_bench_ui)
+    again = benches.add_parser("rerun", help="Binarize's rerun of one layer on the embedded model")
+    again.set_defaults(run=_bench_rerun)
+    again.add_argument("--samples", type=int, default=512, help="calibration dialogues")
     page.add_argument("--rows", type=int, default=4096, help="of the synthetic layer")
     page.add_argument("--columns", type=int, default=11008)
     page.add_argument("--repeats", type=int, default=60, help="measurements of each kind")
@@ -678,15 +681,29 @@ def _bench_chat(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"run": run.id}
 
 
-def _bench_ui(options: argparse.Namespace) -> dict[str, Any]:
+def _page_bench() -> Any:
+    """The benches of the page, by name: the pipeline knows nothing of the page."""
     try:
-        bench = importlib.import_module("viz.bench")  # by name: the pipeline knows nothing of the page
+        return importlib.import_module("viz.bench")
     except ModuleNotFoundError as error:
         raise SabError(
             f"The page is not installed here ({error.name} is missing); run this from the project's folder, with "
             "requirements.txt installed."
         ) from error
-    progress = Progress()
+
+
+def _bench_rerun(options: argparse.Namespace) -> dict[str, Any]:
+    bench, progress = _page_bench(), Progress()
+    found: dict[str, Any] = bench.rerun(samples=options.samples, progress=progress)
+    progress.end()
+    progress.say(f"prepared in {found['prepare_seconds']:.1f} s while nobody waits; load {found['load']:.1f}")
+    for method, seconds in found["seconds"].items():
+        progress.say(f"{method:12s} {seconds:.2f} s for the slowest of three layers")
+    return found
+
+
+def _bench_ui(options: argparse.Namespace) -> dict[str, Any]:
+    bench, progress = _page_bench(), Progress()
     found: dict[str, Any] = bench.ui(options.rows, options.columns, options.repeats, progress=progress)
     for name, goal in found["goals_p95"].items():
         if found[name] is None:

@@ -60,3 +60,12 @@ def test_without_the_page_the_command_says_so(
     monkeypatch.setattr(importlib, "import_module", missing)
     assert cli.main(["bench", "ui"]) == 2
     assert "gradio is missing" in capsys.readouterr().err
+
+
+def test_a_rerun_of_one_layer_is_timed_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "rerun", "--samples", "8"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out.splitlines()[-1])
+    assert set(found["seconds"]) == set(bench.RERUN)
+    assert all(seconds > 0 for seconds in [*found["seconds"].values(), found["prepare_seconds"]])
+    assert "while nobody waits" in err

@@ -1,4 +1,4 @@
-"""How fast the Explore tab is, by the functions it runs on: `python -m sab bench ui`.
+"""How fast the page is, by the functions it runs on: `python -m sab bench ui` for Explore, `bench rerun` for Binarize.
 
 A synthetic decoder of two linears, one of the size asked for and one of 256 × 256, is put into a store; the tab's own
 server functions are called in this process, and where there is a Chromium the page is opened in it, so that the time of
@@ -17,8 +17,10 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from sab.binarizers import METHODS
 from sab.errors import SabError
-from sab.models import LVLM, LinearInfo
+from sab.models import LVLM, LinearInfo, load
 from sab.runs import Recipe, start, store_sensitivities
 from viz.pages.explore import ExploreData
 from viz.pages.store import Store
+from viz.pages.worker import Bench, Task
 
 LARGE, SMALL = "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"
 FRAME_SIZE = (256, 256)
 GOALS = {"tile_ms": 300.0, "counts_ms": 100.0, "counts_off": 0.005, "frame_ms": 8.0}
+RERUN = ("sab", "sab-h", "arb-x", "billm", "gptq2")
 Progress = Callable[[str, float], None]
 
 
@@ -107,6 +112,32 @@ def ui(
         **page,
         "goals_p95": GOALS,
     }
+
+
+def rerun(methods: Sequence[str] = RERUN, samples: int = 512, progress: Progress | None = None) -> dict[str, Any]:
+    """Seconds of "Rerun this layer" on the embedded model, through the worker's own functions in this process: what is
+    prepared while nobody waits, then one linear refitted by each method, the worst of three linears."""
+    tell = progress or (lambda stage, share: None)
+    worker, stop = Bench(), threading.Event()
+    lvlm = load()
+    chosen = [list(lvlm.decoder_linears)[place] for place in (0, len(lvlm.decoder_linears) // 2, -1)]
+    spent: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="sab-bench-") as folder:
+        tell("getting ready", 0.0)
+        started = time.perf_counter()
+        worker.perform(Task(None, "", Recipe(samples=samples), 0), stop, lambda name, value: None)
+        prepared = time.perf_counter() - started
+        for number, method in enumerate(methods):
+            tell(method, number / len(methods))
+            for linear in chosen:
+                recipe = Recipe(method=method, samples=samples, linears=(linear,))
+                recipe = replace(recipe, refine=0 if METHODS[method].refine else None)
+                place = Path(folder) / f"{method}-{linear}"
+                started = time.perf_counter()
+                worker.perform(Task(None, str(place), recipe, 0), stop, lambda name, value: None)
+                spent[method] = max(spent.get(method, 0.0), time.perf_counter() - started)
+    load_now = os.getloadavg()[0]
+    return {"bench": "rerun", "samples": samples, "prepare_seconds": prepared, "seconds": spent, "load": load_now}
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
