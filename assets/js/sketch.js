@@ -1,7 +1,7 @@
 // The picture of a chat: one canvas that takes an upload, a drop, a paste, a sample or a drawing.
 // The value is a data URL of what lies on the canvas, or null when it is blank. Props: `samples` [{picture: data URL,
-// note}], of which the first is put there as long as nobody has touched the canvas, `restored`, a former value, and
-// `square`: whether other pictures are put on a white square.
+// note}], of which the first is put there as long as nobody has touched the canvas, and `restored`, a former value.
+// With data-square pictures of other shapes are put on a white square.
 // `send` tells what lies there, {kind: "sample" | "own" | "none", index}, whenever that changes.
 SabLens.mountSketch = ({ element, props, watch, send }) => {
   const BLANK = 448;      // side of a fresh canvas in pixels
@@ -20,6 +20,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   const clearButton = element.querySelector('[data-do=clear]');
   const drawButton = element.querySelector('[data-do=draw]');
   const tools = element.querySelector('.sk-tools');
+  const square = element.querySelector('.sk').dataset.square === 'true';
 
   let tool = 'pencil', colour = '#dc2626', size = 10;
   let past = [], future = [], stroke = null, blank = true;
@@ -67,7 +68,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     const scale = Math.min(1, LARGEST / Math.max(width, height));
     const wide = Math.max(1, Math.round(width * scale)), high = Math.max(1, Math.round(height * scale));
     // A model that was only shown squares gets one, with white beside or above and below the picture.
-    canvas.width = props.square ? Math.max(wide, high) : wide; canvas.height = props.square ? canvas.width : high;
+    canvas.width = square ? Math.max(wide, high) : wide; canvas.height = square ? canvas.width : high;
     pen.fillStyle = '#ffffff'; pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.imageSmoothingQuality = 'high';
     pen.drawImage(image, Math.floor((canvas.width - wide) / 2), Math.floor((canvas.height - high) / 2), wide, high);

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.browser
 def evaluate(page: Page, button: str) -> None:
     page.fill("#benchmark-questions input[type=number]", "50")
     page.press("#benchmark-questions input[type=number]", "Tab")
+    # gradio hands the value on when it next draws; a click before that would send the old one
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.click(button)
     page.wait_for_function("document.querySelector('#benchmark-progress .pg').dataset.state === 'done'")
 

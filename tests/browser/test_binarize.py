@@ -33,6 +33,8 @@ def open_form(visitor: Visitor, query: str = "") -> Page:
 def number(page: Page, place: str, value: str) -> None:
     page.fill(f"{place} input[type=number]", value)
     page.press(f"{place} input[type=number]", "Tab")
+    # gradio hands the value on when it next draws; a click before that would send the old one
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def until(page: Page, *states: str) -> str:

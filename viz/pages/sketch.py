@@ -32,18 +32,17 @@ def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str, square: bo
     other shapes are put on a white square."""
     return gr.HTML(
         value=None,
-        html_template=_template(colours),
+        html_template=_template(colours, square),
         js_on_load="SabLens.mountSketch({element, props, watch, send: (data) => trigger('sample', data)});",
         head=script_tags("sketch.js"),
         apply_default_css=False,
         elem_id=elem_id,
         samples=[],
         restored=None,
-        square=square,
     )
 
 
-def _template(colours: Mapping[str, tuple[int, int, int]]) -> str:
+def _template(colours: Mapping[str, tuple[int, int, int]], square: bool) -> str:
     tools = "".join(_button("tool", name, name, _icon(name)) for name in ("pencil", "fill", "eraser"))
     sizes = "".join(
         _button("size", str(size), f"{name} line", f'<i class="dot" style="width:{min(size, 16)}px"></i>')
@@ -57,7 +56,8 @@ def _template(colours: Mapping[str, tuple[int, int, int]]) -> str:
         for name, (red, green, blue) in {**colours, "white": (255, 255, 255)}.items()
     )
     return (
-        '<div class="sk"><div class="sk-stage blank"><canvas width="448" height="448" tabindex="0" '
+        f'<div class="sk" data-square="{str(square).lower()}"><div class="sk-stage blank">'
+        '<canvas width="448" height="448" tabindex="0" '
         'aria-label="Picture: draw here, or drop or paste a file"></canvas>'
         '<p class="sk-hint">Draw, drop, paste or upload a picture, or take a sample below</p></div>'
         '<p class="sk-note" role="status"></p>'
