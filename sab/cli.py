@@ -407,13 +407,14 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from sab import models
-    from sab.compare import assess
+    from sab.compare import assess, identity_of
 
     asked = _questions(options)
     lvlm, run = _open(options)
     full = models.load(run.recipe.model, options.device, options.dtype) if run is not None else None
     progress = Progress()
-    figures = assess(lvlm, full, asked, options.suite, options.batch_size, progress).figures
+    found = assess(lvlm, full, asked, options.suite, options.batch_size, progress)
+    figures = found.figures
     progress.end()
     for category, accuracy in figures["accuracy"].items():
         low, high = figures["interval"][category]
@@ -423,7 +424,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             f"n = {figures['counts'][category]:<4d} blank {100 * blank:5.1f} %"
         )
     if run is not None:
-        run.record_accuracy(figures)
+        run.record_accuracy(figures, found.stored(identity_of(asked)))
     return figures
 
 

@@ -26,6 +26,7 @@ from sab.binarizers import METHODS
 from sab.runs import Recipe, Run
 
 if TYPE_CHECKING:
+    from sab.demo.asks import Ask
     from sab.demo.suite import Question
     from sab.models import LVLM
 
@@ -45,6 +46,10 @@ class Asked:
     correct: list[bool]
     kl: list[float]
 
+    def stored(self, identity: str) -> dict[str, Any]:
+        """The single answers for JSON, with the hash of the questions (`identity_of`)."""
+        return {"questions": identity, "answers": self.answers, "correct": self.correct, "kl": self.kl}
+
 
 def assess(
     lvlm: LVLM,
@@ -53,14 +58,16 @@ def assess(
     suite: str,
     batch_size: int = 32,
     progress: Progress | None = None,
+    controls: bool = True,
 ) -> Asked:
-    """Accuracy, blank-picture control and, beside a full-precision model, divergence; figures as pages store
-    them."""
+    """Accuracy and, with `controls`, the blank-picture control and the divergence from a full-precision model where one
+    is given; figures as pages store them."""
     found = evaluate.evaluate(lvlm, questions, False, batch_size, progress)
-    blank = evaluate.evaluate(lvlm, questions, True, batch_size, progress)
-    figures = {**found.summary(), "blank_picture": blank.summary(), "suite": suite}
+    figures = {**found.summary(), "suite": suite}
     kl: list[float] = []
-    if full is not None:
+    if controls:
+        figures["blank_picture"] = evaluate.evaluate(lvlm, questions, True, batch_size, progress).summary()
+    if controls and full is not None:
         distances = evaluate.answer_distances(full, lvlm, questions, batch_size, progress)
         figures["divergence"] = asdict(evaluate.summed(distances))
         kl = [distance.kl for distance in distances]
@@ -85,11 +92,14 @@ def compare(
     ignored.
     """
     tell = progress or (lambda stage, share: None)
-    identity = identity_of((question.prompt, question.answer) for question in questions)
-    reference = _kept(directory / f"full-{full.fingerprint[:12]}", identity)
+    identity = identity_of(questions)
+    reference = _kept(directory / f"full-{full.fingerprint[:12]}", identity, {"blank_picture"})
     if reference is None:
-        measured = assess(full, None, questions, suite, batch_size, tell)
-        reference = _keep(directory / f"full-{full.fingerprint[:12]}", identity, measured)
+        reference = assess(full, None, questions, suite, batch_size, tell)
+        place = directory / f"full-{full.fingerprint[:12]}"
+        runs.write_evaluation(place, reference.figures, reference.stored(identity))
+        reference = _kept(place, identity, {"blank_picture"})  # as it is stored
+        assert reference is not None
     cells: dict[str, list[tuple[Run, Asked]]] = {name: [] for name in recipes}
     for number, seed in enumerate(seeds):
         shared: dict[str, dict[str, Any]] = {}  # by kind of sensitivity
@@ -102,10 +112,12 @@ def compare(
                 shared[kind] = _shared(full, recipe, tell)
             lvlm = full.copy()
             run = binarize(lvlm, recipe, place, **shared.get(kind, {}))
-            found = _kept(place, identity)
+            found = _kept(place, identity, {"blank_picture", "divergence"})
             if found is None:
-                found = _keep(place, identity, assess(lvlm, full, questions, suite, batch_size, tell))
-                runs.write_manifest(run)
+                found = assess(lvlm, full, questions, suite, batch_size, tell)
+                run.record_accuracy(found.figures, found.stored(identity))
+                found = _kept(place, identity, {"blank_picture", "divergence"})
+                assert found is not None
             cells[name].append((run, found))
     rows = [_full_row(full, recipes, reference)]
     rows += [_row(name, cells[name], questions, reference) for name in recipes]
@@ -116,9 +128,9 @@ def compare(
     return {"rows": rows, "gaps": gaps}
 
 
-def identity_of(questions: Iterable[tuple[str, str]]) -> str:
-    """A hash of (prompt, answer) pairs: what stored answers are answers to."""
-    return hashlib.sha256("\n".join(f"{prompt}\t{answer}" for prompt, answer in questions).encode()).hexdigest()
+def identity_of(questions: Iterable[Ask]) -> str:
+    """A hash of prompts and true answers: what stored answers are answers to."""
+    return hashlib.sha256("\n".join(f"{one.prompt}\t{one.answer}" for one in questions).encode()).hexdigest()
 
 
 def gap(first: str, second: str, one: Sequence[Asked], two: Sequence[Asked]) -> dict[str, Any]:
@@ -217,22 +229,13 @@ def _clip(ends: tuple[float, float]) -> tuple[float, float]:
     return max(0.0, ends[0]), min(1.0, ends[1])
 
 
-def _keep(directory: Path, identity: str, found: Asked) -> Asked:
-    """Store an evaluation answer by answer, beside the figures that pages read; returns it as stored."""
-    runs.write_json(directory / "accuracy.json", found.figures)
-    answers = {"questions": identity, "answers": found.answers, "correct": found.correct}
-    runs.write_json(directory / "answers.json", {**answers, "kl": found.kl})
-    kept = _kept(directory, identity)
-    assert kept is not None
-    return kept
-
-
-def _kept(directory: Path, identity: str) -> Asked | None:
-    """A stored evaluation on exactly these questions, else None."""
+def _kept(directory: Path, identity: str, controls: set[str]) -> Asked | None:
+    """A stored evaluation on exactly these questions, with these of the controls, else None."""
     try:
         answers = json.loads((directory / "answers.json").read_text(encoding="utf-8"))
         figures = json.loads((directory / "accuracy.json").read_text(encoding="utf-8"))
-        if answers["questions"] != identity:
+        whole = figures["counts"]["overall"] == len(answers["correct"]) and controls <= figures.keys()
+        if answers["questions"] != identity or not whole:
             return None
         return Asked(figures, answers["answers"], answers["correct"], answers["kl"])
     except (OSError, ValueError, KeyError, TypeError):

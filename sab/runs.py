@@ -379,10 +379,10 @@ class Run:
         for name in self._vouched:
             put_weight(lvlm, name, self.codes(name).dense())
 
-    def record_accuracy(self, accuracy: Mapping[str, Any]) -> None:
-        """Store an evaluation with the run; a finished run gets a new manifest."""
+    def record_accuracy(self, accuracy: Mapping[str, Any], answers: Mapping[str, Any] | None = None) -> None:
+        """Store an evaluation with the run (see `write_evaluation`); a finished run gets a new manifest."""
         finished = self.finished
-        write_json(self.directory / "accuracy.json", dict(accuracy))
+        write_evaluation(self.directory, accuracy, answers)
         if finished:
             write_manifest(self)
 
@@ -509,6 +509,16 @@ def store_sensitivities(run: Run, kind: str, maps: Mapping[str, tuple[Tensor, Te
     data = tensor_bytes(tensors)
     write_bytes(path, data)
     write_bytes(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+
+
+def write_evaluation(directory: Path, accuracy: Mapping[str, Any], answers: Mapping[str, Any] | None) -> None:
+    """Store the figures of an evaluation and its single answers (`compare.Asked.stored`) together; without any, those
+    of an earlier evaluation go, for they belong to other figures."""
+    write_json(directory / "accuracy.json", dict(accuracy))
+    if answers is None:
+        (directory / "answers.json").unlink(missing_ok=True)
+    else:
+        write_json(directory / "answers.json", dict(answers))
 
 
 def write_manifest(run: Run) -> None:

@@ -11,7 +11,7 @@ from sab import sequential
 from sab.errors import SabError
 from sab.runs import Recipe, Run
 from tests.tiny import dialogues, tiny, tiny_folder
-from viz.pages import pinned
+from viz.pages import asked, pinned
 from viz.pages.store import Selection, Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")
@@ -71,7 +71,8 @@ def test_accuracy_is_paired_where_the_questions_are_the_same(store: Store, tmp_p
         source = store.run("signs").directory
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.json").write_bytes((source / "recipe.json").read_bytes())
-        (tmp_path / name / "answers.json").write_text(json.dumps({"questions": questions, "correct": correct}))
+        stored = {"questions": questions, "answers": ["" for _ in correct], "correct": correct}
+        (tmp_path / name / "answers.json").write_text(json.dumps(stored))
         return Run.open(tmp_path / name)
 
     a, b = answered("a", "q", [True, True, False, True]), answered("b", "q", [True, False, False, False])
@@ -81,8 +82,8 @@ def test_accuracy_is_paired_where_the_questions_are_the_same(store: Store, tmp_p
     assert 0 < found[1] < 1
     assert pinned.paired_difference(a, answered("c", "other", [True])) is None
     assert pinned.paired_difference(a, store.run("signs")) is None
-    short = answered("short", pinned.identity_of_first(2, 4), [False, True])
-    long = answered("long", pinned.identity_of_first(4, 4), [True, True, False, False])
+    short = answered("short", asked.first_identity(2), [False, True])
+    long = answered("long", asked.first_identity(4), [True, True, False, False])
     assert pinned.paired_difference(short, long) == (-0.5, pytest.approx(1.96 * 0.5))
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from sab.compare import identity_of
 from sab.demo.suite import scene_questions
-from viz.pages import questions
+from viz.pages import asked, questions
 from viz.pages.results import Result
 from viz.pages.store import Store
 
 COUNT = 24
-SUITE = scene_questions(questions.SUITE, COUNT)
-IDENTITY = identity_of((ask.prompt, ask.answer) for _, ask in SUITE)
+SUITE = scene_questions(asked.SUITE, COUNT)
+IDENTITY = identity_of(ask for _, ask in SUITE)
 
 
 class FakeRun:
@@ -56,7 +56,7 @@ def test_a_model_that_was_asked_less_is_shown_where_it_was(
 ) -> None:
     short = tmp_path / "short"
     short.mkdir()
-    identity = identity_of((ask.prompt, ask.answer) for _, ask in SUITE[:4])
+    identity = identity_of(ask for _, ask in SUITE[:4])
     stored_answers = {"questions": identity, "answers": ["No."] * 4, "correct": [False] * 4}
     (short / "answers.json").write_text(json.dumps(stored_answers))
     more = Result("short", "sab", FakeRun(short), {})  # type: ignore[arg-type]

@@ -180,6 +180,15 @@ def test_recording_accuracy_keeps_the_run_whole(run: Run) -> None:
     assert "accuracy.json" in again.verify()
 
 
+def test_answers_of_an_earlier_evaluation_do_not_stay_beside_new_figures(run: Run) -> None:
+    answers = {"questions": "q", "answers": ["a"], "correct": [True]}
+    run.record_accuracy({"accuracy": {"overall": 1.0}}, answers)
+    assert "answers.json" in run.verify()
+    run.record_accuracy({"accuracy": {"overall": 0.5}})
+    assert not (run.directory / "answers.json").exists()
+    run.verify()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"format_version": 1}', '{"format_version": 99}'])
 def test_a_damaged_recipe_is_one_sentence_and_hides_no_other_run(run: Run, content: str) -> None:
     broken = run.directory.parent / "broken"

@@ -4,11 +4,9 @@ accuracy by category. Everything is read off what the runs store; nothing is com
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -16,6 +14,7 @@ import numpy as np
 
 from sab.errors import SabError
 from viz.figures import category_bars, difference_map, run_difference
+from viz.pages.asked import read_answers
 from viz.pages.chart import chart, chart_value, no_chart
 from viz.pages.notice import notice
 from viz.pages.progress import duration
@@ -209,38 +208,15 @@ def paired_difference(a: Run, b: Run) -> tuple[float, float] | None:
     """Mean of A's minus B's correct answers, question by question, and half of its 95 % interval; None where one of
     them does not hold its single answers, or they are to other questions. A shorter evaluation asks the first questions
     of a longer one."""
-    answers = []
-    for run in (a, b):
-        try:
-            stored = json.loads((run.directory / "answers.json").read_text(encoding="utf-8"))
-            answers.append((stored["questions"], stored["correct"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-    (first, one), (second, two) = answers
-    common = min(len(one), len(two))
-    longest = max(len(one), len(two))
-    same = first == second or (first, second) == (
-        identity_of_first(len(one), longest),
-        identity_of_first(len(two), longest),
-    )
+    one, two = read_answers(a.directory), read_answers(b.directory)
+    if one is None or two is None:
+        return None
+    common = min(len(one.correct), len(two.correct))
+    same = one.questions == two.questions or (one.of_the_suite and two.of_the_suite)
     if not same or common < 2:
         return None
-    difference = np.array(one[:common], dtype=float) - np.array(two[:common], dtype=float)
+    difference = np.array(one.correct[:common], dtype=float) - np.array(two.correct[:common], dtype=float)
     return float(difference.mean()), Z_95 * float(difference.std(ddof=1)) / math.sqrt(common)
-
-
-def identity_of_first(count: int, among: int) -> str:
-    """What stored answers are known by that answer the first `count` questions of the held-out suite."""
-    from sab.compare import identity_of
-
-    return identity_of(_asked(among)[:count])
-
-
-@cache
-def _asked(count: int) -> list[tuple[str, str]]:
-    from sab.demo.suite import questions
-
-    return [(question.prompt, question.answer) for question in questions("final", count)]
 
 
 def distance_line(a: Run, b: Run) -> Row | None:

@@ -6,25 +6,23 @@ gradio's queue; whatever it sends is checked here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from viz.pages.asked import first_questions, read_answers
 from viz.pages.conversation import data_url
 from viz.pages.explore import answer
 from viz.pages.results import FULL, current_fingerprint, full_directory, results
 from viz.pages.shared import script_tags
-from viz.pages.store import Bounded, Store
+from viz.pages.store import Store
 
 if TYPE_CHECKING:
-    from sab.demo.questions import Ask
+    from sab.demo.asks import Ask
     from sab.demo.scenes import Scene
 
-SUITE = "final"
 PAGE = 9  # questions shown at a time
 FULL_ID = "full"
 
@@ -57,11 +55,10 @@ def question_browser(store: Store) -> gr.HTML:
 
 
 class QuestionData:
-    """What the server function reads; the suite is drawn once."""
+    """What the server function reads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._suite = Bounded(2)
 
     def questions(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The page `page` of the questions that `right` answered rightly and `wrong` wrongly (ids of models, "" for
@@ -69,7 +66,7 @@ class QuestionData:
         models = self.answered()
         if not models:
             return {"models": [], "total": 0, "items": [], "categories": [], "page": 0, "pages": 0}
-        suite = self._asked(max(len(each.answers) for each in models))
+        suite = first_questions(max(len(each.answers) for each in models))
         right, wrong = (self._chosen(models, request.get(name)) for name in ("right", "wrong"))
         category = request.get("category")
         fitting = [
@@ -94,27 +91,17 @@ class QuestionData:
 
     def answered(self) -> list[Answered]:
         """Every model whose answers to the suite's first questions are stored, full precision first."""
-        found: list[Answered] = []
         places = [(FULL_ID, FULL, full_directory(self._store, self._fingerprint()))]
         places += [(each.id, each.name, each.run.directory) for each in results(self._store) if each.run is not None]
-        for identifier, name, directory in places:
-            identity, one = _stored(identifier, name, directory)
-            if one is not None and one.answers and identity == self._identity(len(one.answers)):
-                found.append(one)
-        return found
+        read = [(identifier, name, read_answers(directory)) for identifier, name, directory in places]
+        return [
+            Answered(identifier, name, found.answers, found.correct)
+            for identifier, name, found in read
+            if found is not None and found.of_the_suite
+        ]
 
     def _fingerprint(self) -> str:
         return current_fingerprint(self._store, self._store.runs())
-
-    def _asked(self, count: int) -> list[tuple[Scene | None, Ask]]:
-        from sab.demo.suite import scene_questions
-
-        return self._suite.get(count, lambda: scene_questions(SUITE, count))
-
-    def _identity(self, count: int) -> str:
-        from sab.compare import identity_of
-
-        return identity_of((ask.prompt, ask.answer) for _, ask in self._asked(count))
 
     @staticmethod
     def _chosen(models: list[Answered], sent: object) -> Answered | None:
@@ -141,15 +128,3 @@ class QuestionData:
                 for (correct, text), names in sorted(said.items(), key=lambda pair: (not pair[0][0], -len(pair[1])))
             ],
         }
-
-
-def _stored(identifier: str, name: str, directory: Path) -> tuple[str, Answered | None]:
-    """The stored answers of one model and the hash of what was asked; None when there are none that can be read."""
-    try:
-        stored = json.loads((directory / "answers.json").read_text(encoding="utf-8"))
-        answers, correct = stored["answers"], stored["correct"]
-        if len(answers) != len(correct):
-            return "", None
-        return stored["questions"], Answered(identifier, name, answers, correct)
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", None

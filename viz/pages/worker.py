@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -210,58 +210,54 @@ class _Halted(Exception):
 
 
 class _Meter:
-    """Progress over the stages of an evaluation, whose costs differ; also where a stop is noticed."""
+    """Progress over the passes of an evaluation, (stage, words) in their order, whose costs differ; also where a stop
+    is noticed."""
 
     COSTS: ClassVar[dict[str, float]] = {"answers": 1.0, "likelihoods": 0.4, "divergence": 0.8}
 
-    def __init__(self, stages: Sequence[str], stop: Any, tell: Tell) -> None:
-        self._whole = sum(self.COSTS[stage] for stage in stages)
+    def __init__(self, passes: Sequence[tuple[str, str]], stop: Any, tell: Tell) -> None:
+        self._passes = list(passes)
+        self._whole = sum(self.COSTS[stage] for stage, _ in passes)
         self._passed = 0.0
         self._stop = stop
         self._tell = tell
         self._began = time.monotonic()
 
-    def listen(self, words: str) -> Callable[[str, float], None]:
-        """A progress callback of `sab.evaluate` that says `words`."""
+    def hear(self, stage: str, share: float) -> None:
+        """The progress callback of `sab.evaluate`."""
+        halt_if(self._stop)
+        words = self._passes[0][1]
+        done = (self._passed + self.COSTS[stage] * share) / self._whole
+        if share >= 1:
+            self._passed += self.COSTS[stage]
+            del self._passes[: len(self._passes) > 1]
+        left = (time.monotonic() - self._began) * (1 - done) / done if done else None
+        self._tell("stage", (words, done, left))
 
-        def progress(stage: str, share: float) -> None:
-            halt_if(self._stop)
-            done = (self._passed + self.COSTS[stage] * share) / self._whole
-            self._passed += self.COSTS[stage] if share >= 1 else 0.0
-            left = (time.monotonic() - self._began) * (1 - done) / done if done else None
-            self._tell("stage", (words, done, left))
 
-        return progress
+ASKING = [("answers", "asking held-out questions"), ("likelihoods", "asking held-out questions")]
+BLANKED = [(stage, "asking again with the pictures blanked") for stage, _ in ASKING]
+APART = [("divergence", "comparing with full precision, token by token")]
 
 
 def examine(full: LVLM, simulated: LVLM, task: Task, stop: Any, tell: Tell) -> tuple[str, str]:
     """Ask held-out questions and store the figures beside the run; a stopped evaluation stores nothing."""
-    from sab import evaluate, runs
-    from sab.compare import identity_of
+    from sab import runs
+    from sab.compare import assess, identity_of
     from sab.demo.suite import questions
 
     directory = Path(task.directory)
     is_run = (directory / "recipe.json").exists()
     asked = questions("final", task.questions)
-    stages = ["answers", "likelihoods"] * (2 if task.blank else 1) + ["divergence"] * (is_run and task.blank)
-    meter = _Meter(stages, stop, tell)
+    meter = _Meter([*ASKING, *(BLANKED * task.blank), *(APART * (is_run and task.blank))], stop, tell)
     tell("stage", (f"asking {task.questions} held-out questions", 0.0, None))
     try:
-        found = evaluate.evaluate(simulated, asked, progress=meter.listen("asking held-out questions"))
-        figures = {**found.summary(), "suite": "final"}
-        if task.blank:
-            listen = meter.listen("asking again with the pictures blanked")
-            figures["blank_picture"] = evaluate.evaluate(simulated, asked, True, progress=listen).summary()
-        if is_run and task.blank:
-            listen = meter.listen("comparing with full precision, token by token")
-            figures["divergence"] = asdict(evaluate.divergence(full, simulated, asked, progress=listen))
+        found = assess(simulated, full if is_run else None, asked, "final", progress=meter.hear, controls=task.blank)
     except _Halted:
         return STOPPED, "Stopped: no accuracy was stored."
-    identity = identity_of((question.prompt, question.answer) for question in asked)
-    answers = {"questions": identity, "answers": found.answers, "correct": found.correct}
-    runs.write_json(directory / "answers.json", answers)
+    answers = found.stored(identity_of(asked))
     if is_run:
-        runs.Run.open(directory).record_accuracy(figures)
+        runs.Run.open(directory).record_accuracy(found.figures, answers)
     else:
-        runs.write_json(directory / "accuracy.json", figures)
+        runs.write_evaluation(directory, found.figures, answers)
     return DONE, ""
