@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sab import bench, cli
+from sab import bench, cli, terminal
 from sab.runs import Run
 from tests.tiny import picture, tiny_folder
 
@@ -202,9 +202,9 @@ def test_an_interrupt_says_how_to_continue(capsys: pytest.CaptureFixture[str], m
 
 def test_progress_shows_percent_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    progress = cli.Progress(stream)
+    progress = terminal.Progress(stream)
     progress("work", 0.0)
     now[0] += 30
     progress("work", 0.25)

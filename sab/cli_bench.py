@@ -1,0 +1,122 @@
+"""The commands `python -m sab bench …`: how fast, each beside a peer or a goal in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+from sab.errors import SabError
+from sab.terminal import Parser, Progress
+
+
+def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
+    """Every bench with its options."""
+    pipeline = benches.add_parser("pipeline", help="search and fit of sab, batched and with one fit per candidate")
+    pipeline.set_defaults(run=_pipeline)
+    pipeline.add_argument("--size", type=int, default=4096, help="rows and columns of the weight")
+    pipeline.add_argument("--blocks", type=int, default=2, help="blocks of 128 columns to time")
+
+    page = benches.add_parser("ui", help="tiles, counts and frames of the page's Explore tab")
+    page.set_defaults(run=_ui)
+    again = benches.add_parser("rerun", help="Binarize's rerun of one layer on the embedded model")
+    again.set_defaults(run=_rerun)
+    again.add_argument("--samples", type=int, default=512, help="calibration dialogues")
+    page.add_argument("--rows", type=int, default=4096, help="of the synthetic layer")
+    page.add_argument("--columns", type=int, default=11008)
+    page.add_argument("--repeats", type=int, default=60, help="measurements of each kind")
+
+    talk = benches.add_parser("chat", help="both sides of a chat answering at once: first token, tokens a second")
+    talk.set_defaults(run=_chat)
+    talk.add_argument("directory", type=Path, nargs="?", help="a run (default: the shipped one of sab)")
+    talk.add_argument("--limit", type=int, default=12, help="questions to ask")
+
+    kernels = benches.add_parser("kernels", help="packed linears against bfloat16, float32 and torch's 4-bit kernel")
+    kernels.set_defaults(run=_kernels)
+    kernels.add_argument("--quick", action="store_true", help="two shapes, two batches, a small decoder")
+    kernels.add_argument("--seconds", type=float, default=0.5, help="for each contender of a case")
+    kernels.add_argument("--clock", default="wall", help="wall, or cpu for one thread on a machine that is shared")
+
+
+def _pipeline(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench
+
+    progress = Progress()
+    found = bench.pipeline(options.size, options.blocks, progress=progress)
+    for name, seconds in found["seconds_per_block"].items():
+        progress.say(f"{name:8s} {seconds:8.3f} s per block of {options.size} rows, loss {found['losses'][name]:.6f}")
+    progress.say(f"{found['ratio']:.1f} times as fast, on {found['threads']} threads")
+    return found
+
+
+def _chat(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench_chat, models
+    from sab.demo.suite import questions
+    from sab.runs import ASSET_RUNS, Run
+
+    run = Run.open(options.directory or ASSET_RUNS / "sab")
+    full = models.load(run.recipe.model)
+    simulated = full.copy()
+    run.apply(simulated)
+    progress = Progress()
+    found = bench_chat.chat(full, simulated, questions("final", max(1, options.limit)), progress)
+    for side, name in (("left", "Full precision"), ("right", f"{run.name}, simulated")):
+        progress.say(
+            f"{name}: first token after {found['first_token_seconds'][side]:.2f} s, "
+            f"{found['tokens_per_second'][side]:.0f} tokens/s"
+        )
+    progress.say(f"both at once on {found['cores']} cores; load {found['load'][0]:.1f} to {found['load'][1]:.1f}")
+    return found | {"run": run.id}
+
+
+def _page_bench() -> Any:
+    """The benches of the page, by name: the pipeline knows nothing of the page."""
+    try:
+        return importlib.import_module("viz.bench")
+    except ModuleNotFoundError as error:
+        raise SabError(
+            f"The page is not installed here ({error.name} is missing); run this from the project's folder, with "
+            "requirements.txt installed."
+        ) from error
+
+
+def _rerun(options: argparse.Namespace) -> dict[str, Any]:
+    bench, progress = _page_bench(), Progress()
+    found: dict[str, Any] = bench.rerun(samples=options.samples, progress=progress)
+    progress.end()
+    progress.say(f"prepared in {found['prepare_seconds']:.1f} s while nobody waits; load {found['load']:.1f}")
+    for method, seconds in found["seconds"].items():
+        progress.say(f"{method:12s} {seconds:.2f} s for the slowest of three layers")
+    return found
+
+
+def _ui(options: argparse.Namespace) -> dict[str, Any]:
+    bench, progress = _page_bench(), Progress()
+    found: dict[str, Any] = bench.ui(options.rows, options.columns, options.repeats, progress=progress)
+    for name, goal in found["goals_p95"].items():
+        if found[name] is None:
+            progress.say(f"{name:12s} not measured: {found['browser']}")
+        else:
+            progress.say(f"{name:12s} p50 {found[name]['p50']:9.4g}  p95 {found[name]['p95']:9.4g}  (goal {goal:g})")
+    progress.say(f"exact_ms     p50 {found['exact_ms']['p50']:9.4g}  p95 {found['exact_ms']['p95']:9.4g}")
+    return found
+
+
+def _kernels(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench_kernels
+
+    progress = Progress()
+    found = bench_kernels.kernels(options.quick, options.seconds, options.clock, progress=progress)
+    for case in found["cases"]:
+        times = ", ".join(f"{name} {value:.2f}" for name, value in case["milliseconds"].items())
+        progress.say(
+            f"{case['shape'][0]:5d} x {case['shape'][1]:<5d} batch {case['batch']:<3d} {case['kernel']:22s} "
+            f"{case['ratio_vs_bf16']:5.2f} times bf16, error {100 * case['relative_error']:.2f} %; ms: {times}"
+        )
+    made = found["decoder"]
+    progress.say(
+        f"decoder of {made['blocks']} blocks: {made['ratio_exact']:.2f} (exact) and {made['ratio_fast']:.2f} (fast) "
+        f"times the tokens a second of bf16, {made['bf16_bytes'] / made['packed_bytes']:.1f} times smaller"
+    )
+    return found

@@ -1,0 +1,47 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sab.errors import SabError
+
+if TYPE_CHECKING:
+    from sab.demo.suite import Question
+
+# "demo" is another name of "final"; the last four are abilities beyond single questions (`sab.demo.suite.ABILITIES`).
+SUITES = ("demo", "final", "tuning", "trained", "talk", "unknown", "strokes", "unrecognised")
+
+
+def add_model(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("model", nargs="?", help=about)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16")
+
+
+def add_maps(parser: argparse.ArgumentParser) -> None:
+    """What the maps and the partition depend on."""
+    parser.add_argument("--samples", type=int, default=512, help="calibration samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the calibration samples")
+    parser.add_argument("--split", default="token", help="token or corpus")
+    parser.add_argument("--sensitivity", default="input", help="input or fisher")
+    parser.add_argument("--salient-top-p", type=float, default=0.05)
+    parser.add_argument("--diff-quantile", type=float, default=0.5)
+    parser.add_argument("--sparsity-thr", type=float, default=0.005)
+    parser.add_argument("--damping", type=float, default=0.01)
+
+
+def add_suite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", default="demo", choices=SUITES)
+    parser.add_argument("--limit", type=int, default=200, help="number of questions")
+    parser.add_argument("--batch-size", type=int, default=32)
+
+
+def asked_questions(options: argparse.Namespace) -> Sequence[Question]:
+    from sab.demo.suite import questions
+
+    if options.limit < 1 or options.batch_size < 1:
+        raise SabError("--limit and --batch-size must be at least 1.")
+    return questions("final" if options.suite == "demo" else options.suite, options.limit)
