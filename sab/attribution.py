@@ -15,8 +15,8 @@ may repair because it made good another's error, and swapping it back may make m
 one token after one text says nothing of others. The sum over all linears is no control; all swapped at once is:
 that repairs everything, which a test holds.
 
-Cost: for L linears in N blocks about (L + N)·(N + 1)/(2N) forward passes over one text a direction, and one private
-copy of the model, so that those who are using the models meanwhile notice nothing.
+Cost: for L linears in N blocks about (L + N)·(N + 1)/(2N) forward passes over one text a direction, and a private
+copy of each model, so that those who are using the models meanwhile notice nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from sab.capture import Batch, reach_decoder, replay_block, replay_rest, watching
 from sab.errors import SabError
+from sab.evaluate import token_kl
 from sab.models import LVLM, Inputs
 
 REPAIR, DAMAGE = "repair", "damage"
@@ -170,12 +171,6 @@ def feed(probe: Probe, weight: Tensor, binarized: Tensor, name: str) -> Feed | N
         return float(norms[visual].square().sum()) / whole if whole > 0 else 0.0
 
     return Feed(error[visual].cpu(), signal[visual].cpu(), share(error), share(signal))
-
-
-def token_kl(wanted: Tensor, found: Tensor) -> Tensor:
-    """KL(wanted ‖ found) in nats by row, for log-probabilities [T, V]: [T], float32, never below 0."""
-    found = found.to(wanted.device)
-    return (wanted.exp() * (wanted - found)).sum(-1).clamp_min(0.0)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import os
 import statistics
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -60,16 +61,11 @@ def chat(
 
 def both(left: LVLM, right: LVLM, question: Question) -> dict[str, list[TokenEvent]]:
     """Both answers to one question, streamed at the same time."""
-    answers: dict[str, list[TokenEvent]] = {}
     together = threading.Barrier(len(SIDES))
 
-    def answer(side: str, lvlm: LVLM) -> None:
+    def answer(lvlm: LVLM) -> list[TokenEvent]:
         together.wait()
-        answers[side] = list(stream(lvlm, question.prompt, question.picture))
+        return list(stream(lvlm, question.prompt, question.picture))
 
-    threads = [threading.Thread(target=answer, args=pair) for pair in zip(SIDES, (left, right), strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
+    with ThreadPoolExecutor(len(SIDES)) as threads:
+        return dict(zip(SIDES, threads.map(answer, (left, right)), strict=True))

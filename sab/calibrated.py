@@ -33,9 +33,9 @@ Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, on
 
 
 class Calibrated:
-    """What the full-precision `lvlm` does with `samples`. `limit` bounds the bytes that are kept for other runs; where
-    they would be more, only the block that was asked for last is kept, and blocks must be asked for in forward order
-    and before their own weights are replaced."""
+    """What the full-precision `lvlm` does with `samples`. `limit` bounds the bytes of states and moments that are kept
+    for other runs, beside one set of sensitivities of each kind; where they would be more, only the block that was
+    asked for last is kept, and blocks must be asked for in forward order and before their own weights are replaced."""
 
     def __init__(
         self,

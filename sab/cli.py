@@ -20,7 +20,7 @@ from sab.cli_bench import add_benches
 from sab.cli_maps import add_map_commands
 from sab.errors import SabError
 from sab.options import add_maps, add_model, add_suite, asked_questions
-from sab.terminal import Parser, Progress
+from sab.terminal import Parser, Progress, typed
 
 if TYPE_CHECKING:
     from sab.models import LVLM
@@ -54,6 +54,7 @@ def _run(given: list[str]) -> Mapping[str, Any]:
 
         return train(given[1:])
     options = _parser().parse_args(given)
+    options.typed = typed(_parser(), given)
     _quiet_transformers()
     return options.run(options)
 
@@ -176,11 +177,9 @@ def _given_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
 
     from sab.library import read_recipe
 
-    plain = vars(_parser().parse_args(["quantize", "--out", "."]))
-    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype", "run"}
-    for name in plain.keys() - beside:
-        if getattr(options, name) != plain[name]:
-            raise SabError(f"--recipe says everything; leave --{name.replace('_', '-')} out.")
+    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype"}
+    for name in sorted(options.typed - beside):
+        raise SabError(f"--recipe says everything; leave --{name.replace('_', '-')} out.")
     found = read_recipe(options.recipe)
     if options.model is None:
         return found.recipe, found.fingerprint

@@ -129,7 +129,8 @@ def compare(
 
 
 def identity_of(questions: Iterable[Ask]) -> str:
-    """A hash of prompts and true answers: what stored answers are answers to."""
+    """A hash of prompts and true answers: what stored answers are answers to. Pictures are not in it: whoever changes
+    how they are drawn has to measure anew."""
     return hashlib.sha256("\n".join(f"{one.prompt}\t{one.answer}" for one in questions).encode()).hexdigest()
 
 
@@ -184,7 +185,7 @@ def _row(
         interval = {group: list(_clip(_mean_interval(correct[inside])[1:])) for group, inside in places.items()}
     kl, low, high = _mean_interval(np.mean([found.kl for found in asked], 0))
     first = figures[0]
-    same = [np.mean([a == b for a, b in zip(found.answers, reference.answers, strict=True)]) for found in asked]
+    same = [evaluate.agreement(found.answers, reference.answers) for found in asked]
     recipe = made[0].recipe
     budget = f" {recipe.bits:g} bits" if recipe.bits is not None else ""
     spatial = " (Fisher)" if recipe.sensitivity == "fisher" else ""

@@ -45,15 +45,20 @@ class StoredControls:
         return all(self.figures.get(name) == conditions[name] for name in CONDITIONS)
 
     def write(self, path: Path) -> None:
-        """Write the figures to `path` and, for input sensitivities, the halves beside it."""
-        runs.write_json(path, self.figures)
+        """Write the figures to `path` and, for input sensitivities, the halves beside it; the figures last, since they
+        say what the halves are of. SabError for a `path` that is the halves' own."""
+        beside = path.with_suffix(".safetensors")
+        if beside == path:
+            raise SabError(f"{path} would hold figures; name a file that ends in .json for --out.")
+        beside.unlink(missing_ok=True)
         if self.figures["sensitivity"] == "input":
             tensors = {
                 f"{name}.{half}": values.float().cpu().clone()
                 for name, four in self.halves.items()
                 for half, values in zip(HALVES, four, strict=True)
             }
-            runs.write_bytes(path.with_suffix(".safetensors"), tensor_bytes(tensors))
+            runs.write_bytes(beside, tensor_bytes(tensors))
+        runs.write_json(path, self.figures)
 
 
 def read(path: Path) -> StoredControls:

@@ -163,13 +163,19 @@ def answer_distances(
         reference, _ = _answer_logprobs(full, inputs, targets)
         compared, _ = _answer_logprobs(other, other.place(inputs), targets.to(other.device))
         compared = compared.to(reference.device)
-        kl = (reference.exp() * (reference - compared)).sum(-1).double().cpu()  # [tokens]
+        kl = token_kl(reference, compared).double().cpu()  # [tokens]
         agreed = (reference.argmax(-1) == compared.argmax(-1)).cpu()  # [tokens]
         lengths = (targets != -100).sum(-1).tolist()
         for index, part, same in zip(indices, kl.split(lengths), agreed.split(lengths), strict=True):
             found[index] = AnswerDistance(float(part.mean()), int(same.sum()), len(part))
         tell("divergence", len(found) / len(questions))
     return [found[index] for index in range(len(questions))]
+
+
+def token_kl(wanted: Tensor, found: Tensor) -> Tensor:
+    """KL(wanted ‖ found) in nats by row, for log-probabilities [T, V]: [T], float32, never below 0."""
+    found = found.to(wanted.device)
+    return (wanted.exp() * (wanted - found)).sum(-1).clamp_min(0.0)
 
 
 def summed(distances: Sequence[AnswerDistance]) -> Divergence:
@@ -182,9 +188,9 @@ def summed(distances: Sequence[AnswerDistance]) -> Divergence:
     return Divergence(mean, (mean - margin, mean + margin), agreed / tokens, tokens)
 
 
-def agreement(a: Evaluation, b: Evaluation) -> float:
-    """Share of questions that two evaluations of the same questions answer with the same words."""
-    pairs = list(zip(a.answers, b.answers, strict=True))
+def agreement(a: Sequence[str], b: Sequence[str]) -> float:
+    """Share of questions that two models answer with the same words."""
+    pairs = list(zip(a, b, strict=True))
     return sum(left == right for left, right in pairs) / len(pairs)
 
 

@@ -57,17 +57,24 @@ def rename(run: Run, label: object) -> None:
     if len(name) > LONGEST_LABEL or not name.isprintable():
         raise SabError(f"A name is one line of at most {LONGEST_LABEL} letters; shorten it.")
     _refuse_shipped(run, "renamed")
+    if not (run.directory / "recipe.json").exists():
+        raise SabError(f"The run “{run.name}” is not there any more.")
     path = run.directory / LABEL
-    if not name:
-        path.unlink(missing_ok=True)
-    else:
-        write_bytes(path, name.encode())
+    try:
+        if name:
+            write_bytes(path, name.encode())
+        else:
+            path.unlink(missing_ok=True)
+    except (OSError, SabError) as error:
+        raise SabError(f"The name could not be stored in {run.directory}: is the disk full or read-only?") from error
 
 
 def delete(run: Run) -> None:
     """Delete a run for good. Raises SabError for a shipped run and when the disk refuses. A run is gone at once, even
     if clearing its files is cut short: its directory is renamed first, to a name that is never listed."""
     _refuse_shipped(run, "deleted")
+    for left in run.directory.parent.glob(".deleted-*"):  # of a deletion that was cut short
+        shutil.rmtree(left, ignore_errors=True)
     gone = run.directory.with_name(f".deleted-{secrets.token_hex(4)}")
     try:
         run.directory.rename(gone)

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from sab.runs import Run
 
 UNPACK_FROM = 32  # tokens from which dequantizing rows and multiplying costs less than looking up
+LOOK_UP, UNPACK, MATRIX_UNIT = "look up", "unpack", "matrix unit"  # how tokens are multiplied
 MATRIX_UNIT_FROM = 8  # the same where the processor multiplies bfloat16 matrices
 
 
 class PackedLinear(nn.Module):
     """`y = x W^T + bias` with W [n, m] in its codes; for inference.
 
-    `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x) or fast (see `kernels.cpu`). On a CPU with
+    `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x) or fast (see `kernels.cpu`; from 8 tokens on, x
+    and W in bfloat16 where the processor multiplies such matrices). On a CPU with
     a C compiler the C kernel runs, for every method but pb-llm; else the reference, which keeps the stored tensors
     and runs on any device.
     """
@@ -70,8 +72,17 @@ class PackedLinear(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """What computes: `reference`, or such as `c avx512vnni fast`."""
-        return "reference" if self.sizes is None else self._arranged().library.kernel(self.mode)
+        """What computes a token: `reference`, or such as `c avx512vnni fast`."""
+        return self.kernel_for(1, torch.float32)
+
+    def kernel_for(self, tokens: int, dtype: torch.dtype) -> str:
+        """What computes so many tokens of a type at once: few are looked up in the bits, of many the weights are
+        dequantized a piece at a time."""
+        if self.sizes is None:
+            return "reference"
+        library = self._arranged().library
+        ways = {MATRIX_UNIT: f"c {library.path} matrix unit, bfloat16", UNPACK: f"c {library.path} dequantizing"}
+        return ways.get(self._way(tokens, dtype), library.kernel(self.mode))
 
     @property
     def resident_bytes(self) -> int:
@@ -101,14 +112,19 @@ class PackedLinear(nn.Module):
 
     def _multiply(self, x: Tensor) -> Tensor:
         """[tokens, m] to [tokens, n] in the same dtype by the C kernel."""
-        weight, tokens = self._arranged(), len(x)
-        reduced = x.dtype == torch.bfloat16 or self.mode == "fast"
-        if reduced and tokens >= MATRIX_UNIT_FROM and weight.takes_matrix_unit:
+        weight, way = self._arranged(), self._way(len(x), x.dtype)
+        if way == MATRIX_UNIT:
             return weight.multiply_matrix_unit(x.bfloat16()).to(x.dtype)
-        if tokens >= UNPACK_FROM:
+        if way == UNPACK:
             known = x if x.dtype == torch.bfloat16 else x.float()
             return weight.multiply_unpacked(known).to(x.dtype)
         return weight.multiply(x.float(), self.mode).to(x.dtype)
+
+    def _way(self, tokens: int, dtype: torch.dtype) -> str:
+        reduced = dtype == torch.bfloat16 or self.mode == "fast"
+        if reduced and tokens >= MATRIX_UNIT_FROM and self._arranged().takes_matrix_unit:
+            return MATRIX_UNIT
+        return UNPACK if tokens >= UNPACK_FROM else LOOK_UP
 
     def _arranged(self) -> cpu.Weight:
         if self._weight is None:

@@ -122,7 +122,8 @@ def quantize(
         known = Calibrated(lvlm, known.samples, recipe.split, progress=tell)  # the pictures have changed
     last = max((lvlm.info[name].block for name in decoder), default=-1)
     epochs, judged = recipe.refine_epochs, METHODS[recipe.method].judged
-    known.rewind()
+    if decoder:
+        known.rewind()
     behind: list[Batch] | None = None  # None while no block before is binarized: what full precision has is there then
     for index in range(last + 1):
         inside = [name for name in decoder if lvlm.info[name].block == index]
@@ -268,8 +269,9 @@ def group_sensitivities(
 def _maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, tell: Progress) -> Maps:
     """Sensitivities of the full-precision model; of all decoder linears where other runs may want them too."""
     lvlm = known.lvlm
-    if (kind, damping) in known.maps:
-        return known.maps[kind, damping]
+    key = kind, damping if kind == "input" else 0.0  # Fisher sensitivities take no damping
+    if key in known.maps:
+        return known.maps[key]
     if not known.keeps:
         found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), names, damping, tell)
         return {name: (language, vision) for name, (language, vision) in found.items()}
@@ -282,8 +284,9 @@ def _maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, te
             found |= _input_sensitivities(known.moments(index, inside), inside, damping)
     else:
         found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), every, damping, tell)
-    known.maps[kind, damping] = {name: (language, vision) for name, (language, vision) in found.items()}
-    return known.maps[kind, damping]
+    kept = {name: (language, vision) for name, (language, vision) in found.items()}
+    known.maps = {other: maps for other, maps in known.maps.items() if other[0] != kind} | {key: kept}
+    return kept
 
 
 def _input_maps(

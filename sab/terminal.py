@@ -62,3 +62,18 @@ class Progress:
         if self.width:
             self.stream.write("\n")
             self.width = 0
+
+
+def typed(parser: argparse.ArgumentParser, given: list[str]) -> set[str]:
+    """The options that a command line names, also those that are given their default. Changes the parser's defaults."""
+    _forget_defaults(parser)
+    return set(vars(parser.parse_args(given)))
+
+
+def _forget_defaults(parser: argparse.ArgumentParser) -> None:
+    parser._defaults.clear()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _forget_defaults(command)

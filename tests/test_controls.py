@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sab import cli, sequential
+from sab import cli, control_files, sequential
 from sab.capture import capture
+from sab.control_files import StoredControls
 from sab.controls import STEPS, Agreement, Contrast, LinearControls, controls, halves
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, input_sensitivity
@@ -247,6 +248,12 @@ def test_the_command_prints_and_writes_the_figures(capsys: pytest.CaptureFixture
     assert 0 <= result["overall"]["null_vision"]["unimodal_share"] <= 1
     assert "overall" in err
     assert "down_proj" in err
+    assert control_files.read(path).halves
+    stored = StoredControls({"sensitivity": "fisher", "linears": {}}, {})
+    stored.write(path)  # figures of another kind take the halves of the first along
+    assert not control_files.read(path).halves
+    with pytest.raises(SabError, match="json"):
+        stored.write(path.with_suffix(".safetensors"))
 
 
 @pytest.mark.parametrize(

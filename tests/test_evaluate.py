@@ -53,7 +53,7 @@ def test_batches_do_not_change_answers_or_perplexity() -> None:
     one, many = (evaluate.evaluate(lvlm, QUESTIONS, batch_size=size, max_new_tokens=8) for size in (1, 8))
     assert one.answers == many.answers
     assert one.perplexity == pytest.approx(many.perplexity, rel=1e-4)
-    assert evaluate.agreement(one, many) == 1
+    assert evaluate.agreement(one.answers, many.answers) == 1
 
 
 def test_perplexity_is_that_of_the_reference_answers_token_by_token() -> None:

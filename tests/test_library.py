@@ -32,6 +32,7 @@ def run(tmp_path: Path) -> Run:
 def test_a_name_lies_beside_the_run_and_changes_nothing_in_it(run: Run) -> None:
     manifest, description = (run.directory / "manifest.json").read_bytes(), run.name
     library.rename(run, "  my \n first run ")
+    assert (run.directory / "manifest.json").read_bytes() == manifest
     named = Run.open(run.directory)
     assert (named.name, named.description) == ("my first run", description)
     named.record_accuracy({"accuracy": {"overall": 0.5}})  # writes a new manifest
@@ -40,7 +41,13 @@ def test_a_name_lies_beside_the_run_and_changes_nothing_in_it(run: Run) -> None:
     assert Run.open(run.directory).recipe == run.recipe
     library.rename(named, "")
     assert Run.open(run.directory).name == description
-    assert manifest
+
+
+def test_a_run_that_was_deleted_meanwhile_gets_no_name(run: Run) -> None:
+    library.delete(run)
+    with pytest.raises(SabError, match="not there any more"):
+        library.rename(run, "a ghost")
+    assert not run.directory.exists()
 
 
 @pytest.mark.parametrize("label", [3, None, "x" * 81, "a\x00b", "\u202eevil"])
@@ -135,6 +142,9 @@ def test_a_recipe_beside_other_options_and_one_of_other_weights_are_refused(
     out = ["--out", str(tmp_path / "out")]
     assert cli.main(["quantize", "--recipe", path, "--seed", "3", *out]) == 2
     assert "leave --seed out" in capsys.readouterr().err
+    for typed in ("--seed=0", "--method=sab"):  # what the defaults are
+        assert cli.main(["quantize", "--recipe", path, typed, *out]) == 2
+        assert f"leave {typed.partition('=')[0]} out" in capsys.readouterr().err
     header: dict[str, Any] = json.loads(Path(path).read_text())
     Path(path).write_text(json.dumps(header | {"fingerprint": "0" * 64}))
     assert cli.main(["quantize", "--recipe", path, *out]) == 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sab import runs, sequential
+from sab import calibrated, runs, sequential
 from sab.errors import SabError
 from sab.models import LVLM, fingerprint
 from sab.runs import LinearReport, Recipe, Run
@@ -407,3 +407,12 @@ def test_a_binarized_model_and_unknown_linears_are_refused() -> None:
         next(_quantize(None, Recipe(model="tiny", linears=("lm_head",))))
     with pytest.raises(SabError, match="choose input or fisher"):
         sequential.maps(tiny(), SAMPLES, "taylor")
+
+
+def test_a_run_of_the_tower_alone_reads_no_decoder_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the samples went through to the decoder")
+
+    monkeypatch.setattr(calibrated, "capture", read)
+    recipe = replace(QUICK, parts=("vision",), method="xnor")
+    assert len(list(sequential.quantize(tiny(), recipe, samples=SAMPLES))) > 0

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sab.errors import SabError
-from sab.kernels.tiles import LANES, UNIT, Tiles
+from sab.kernels.tiles import INTEGER, LANES, NONE, ONE, SHARED, SPLIT, UNIT, Tiles
 
 SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread")
@@ -208,7 +208,7 @@ class _Expected:
             "order": (torch.int16, (blocks, places)),
             "start": (torch.int32, (blocks,)),
         }
-        if of["main_kind"] == 3:
+        if of["main_kind"] == INTEGER:
             expected["zero"] = (torch.uint8, (blocks, tiles, LANES))
         else:
             expected["second"] = (torch.int32, (-(-of["tail_units"] // 2), tiles, LANES))
@@ -232,8 +232,7 @@ def _check(tiles: Tiles) -> None:
             and min(rows, width, of["block_size"], of["units"], of["planes"]) >= 1
             and of["tiles"] == -(-rows // LANES)
             and of["blocks"] == -(-width // of["block_size"])
-            and of["units"] % 2 == 0
-            and of["block_size"] <= of["units"] * UNIT
+            and of["units"] == 2 * -(-of["block_size"] // (2 * UNIT))
             and _kinds_fit(of)
         )
         expected = _Expected(of).tensors if sound else {}
@@ -253,29 +252,34 @@ def _check(tiles: Tiles) -> None:
     column = order + of["block_size"] * torch.arange(of["blocks"])[:, None]
     inside = (order == -1) | (order >= 0) & (order < of["block_size"]) & (column < width)
     places = of["units"] * UNIT
+    columns = torch.minimum(width - of["block_size"] * torch.arange(of["blocks"]), torch.tensor(of["block_size"]))
+    wanted = torch.arange(places) - (places - columns)[:, None]  # padding, then each column of the block once
+    inside = inside & (order.sort(1).values == wanted.clamp_min(-1))
     if not bool(inside.all()) or not bool(((start >= 0) & (start <= places)).all()):
         raise SabError("the columns of this packed linear lie outside of it")
-    if int((of["units"] - start // UNIT).sum()) != of["tail_units"] or (of["tail_units"] and of["tail_kind"] == 4):
+    if int((of["units"] - start // UNIT).sum()) != of["tail_units"] or (of["tail_units"] and of["tail_kind"] == NONE):
         raise SabError("the salient columns of this packed linear do not fit its tail")
 
 
 def _kinds_fit(of: dict[str, int]) -> bool:
     """Whether the kernel reads no parameter that is not there."""
     main, tail, slots, residuals = of["main_kind"], of["tail_kind"], of["slots"], of["residuals"]
-    if main == 3:
-        return of["planes"] <= 8 and tail == 4 and of["parameters"] == 1 and not of["small"]
-    grouped = main in (1, 2)
+    if main == INTEGER:
+        scales = slots == 1 and of["parameters"] == 1 and not of["small"]
+        absent = not any(of[name] for name in ("residuals", "means", "columns", "second_columns"))
+        return of["planes"] <= 8 and tail == NONE and scales and absent
+    grouped = main in (SHARED, SPLIT)
     return (
-        main in (0, 1, 2)
+        main in (ONE, SHARED, SPLIT)
         and of["planes"] == 1 + grouped
-        and of["columns"] in ((2,) if main == 2 else (0, 1))
+        and of["columns"] in ((2,) if main == SPLIT else (0, 1))
         and (tail, slots, residuals)
         in {
-            (4, 1 + grouped, 0),
-            (0, 2 + grouped, 1),
+            (NONE, 1 + grouped, 0),
+            (ONE, 2 + grouped, 1),
             *({(main, 4, 2)} if grouped else set()),
         }
-        and of["second_columns"] in ((0, residuals) if main == 2 else (0,))
+        and of["second_columns"] in ((0, residuals) if main == SPLIT else (0,))
         and of["means"] in (0, 1)
         and of["parameters"] == slots + residuals + of["means"] * slots
     )
@@ -321,7 +325,7 @@ def fast_error_bound(tiles: Tiles, x: Tensor) -> Tensor:
         second = torch.stack([off(values, tail) for values in weighed])
     elif of["columns"] == 2:
         second = off(arranged, tail)[None]
-    if of["main_kind"] == 3:
+    if of["main_kind"] == INTEGER:
         weights = (2.0 ** of["planes"] - 1) / 2
         return torch.einsum("tb,bn->tn", main[0] * weights, scale[0])[:, : of["rows"]]
     grouped = 1 + (of["planes"] == 2)
@@ -357,6 +361,8 @@ def _compiled() -> Path:
             said = (made.stderr.strip().splitlines() or ["no reason given"])[0]
             raise SabError(f"the C compiler {command[0]!r} failed: {said}")
         os.chmod(temporary, 0o755)
+        with open(temporary, "rb") as written:  # on the disk before it has its name, which is never looked at again
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -146,8 +146,8 @@ def read_each_other(store: Store, conversation: Conversation, turn: Turn) -> Non
     """Let both models read both answers, once both have ended: fills the readings of each."""
     if not turn.claim_reading():
         return
-    from sab.attribution import token_kl
     from sab.chat import answer_logprobs, token_score
+    from sab.evaluate import token_kl
 
     models = {side: answering_model(store, turn.replies[side].run) for side in SIDES}
     first = SIDES[0] if not turn.replies[SIDES[0]].run or turn.replies[SIDES[1]].run else SIDES[1]
