@@ -216,3 +216,20 @@ def test_a_forged_identifier_opens_an_empty_conversation(forged: object) -> None
     mine = kept.get(None)
     assert kept.get(mine.id) is mine
     assert kept.get(forged) is not mine
+
+
+def test_looking_pushes_no_conversation_out() -> None:
+    kept = Conversations(most=1)
+    mine = kept.get(None)
+    for identifier in (None, "nobody's", 3):
+        assert not kept.find(identifier).turns
+    assert kept.find(mine.id) is mine
+    assert kept.get("another") is not mine
+    assert kept.find(mine.id) is not mine  # forgotten: one is kept, and another was begun
+
+
+def test_an_enormous_picture_is_kept_small() -> None:
+    url = talk.data_url(Image.new("RGB", (3000, 1500)))
+    kept = talk.picture_from_url(url)
+    assert kept is not None
+    assert kept.size == (1024, 512)

@@ -1,11 +1,9 @@
 // A table of plain text that sorts in the browser; a row with an id may be chosen.
 // The value is {columns: [{label, number, hint}], rows: [{id, tag, cells: [text], sort: [number | text | null]}], empty,
-// choose: "run" | "many" | "", pins}. "run": a click chooses the run for the whole page. "many": rows have boxes, and the
-// chosen ids are sent. With `pins` each row may be pinned as A or B of a comparison.
-SabLens.mountTable = ({ element, props, watch, send }) => {
+// choose: "run" | "", pins}. "run": a click chooses the run for the whole page. With `pins` each row may be pinned as A or B of a comparison.
+SabLens.mountTable = ({ element, props, watch }) => {
   const root = element.querySelector('.tb');
-  const chosen = new Set();
-  let order = null, known = '';
+  let order = null;
 
   const node = (tag, text, className) => {
     const made = document.createElement(tag);
@@ -26,11 +24,7 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
   }
 
   function pick(row) {
-    if (props.value.choose === 'run') SabLens.update({ run: row.id });
-    if (props.value.choose === 'many') {
-      if (chosen.has(row.id)) chosen.delete(row.id); else chosen.add(row.id);
-      send({ ids: [...chosen] });
-    }
+    SabLens.update({ run: row.id });
     draw();
   }
 
@@ -54,12 +48,6 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
   function draw() {
     const value = props.value;
     if (!value || !value.rows.length) { root.replaceChildren(node('p', value?.empty ?? '', 'tb-empty')); root.classList.remove('more'); return; }
-    const ids = value.rows.map((row) => row.id).join(' ');
-    if (ids !== known) {
-      known = ids;
-      chosen.clear();
-      if (value.chosen) value.chosen.forEach((id) => chosen.add(id));
-    }
     const table = node('table'), head = node('tr'), body = node('tbody'), top = node('thead');
     value.columns.forEach((column, index) => {
       const cell = node('th', undefined, column.number ? 'number' : ''), button = node('button', column.label);
@@ -74,7 +62,7 @@ SabLens.mountTable = ({ element, props, watch, send }) => {
       head.append(cell);
     });
     for (const row of sorted(value)) {
-      const line = node('tr'), on = value.choose === 'run' ? SabLens.state.run === row.id : chosen.has(row.id);
+      const line = node('tr'), on = SabLens.state.run === row.id;
       row.cells.forEach((text, index) => {
         const cell = node(index ? 'td' : 'th', undefined, value.columns[index].number ? 'number' : '');
         const [first, second] = text.split('\n');

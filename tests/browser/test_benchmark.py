@@ -88,6 +88,19 @@ def test_a_question_that_a_run_gets_wrong_goes_to_chat_with_its_picture(visitor:
     assert visitor.errors == []
 
 
+def test_what_came_with_the_program_keeps_its_figures(visitor: Visitor) -> None:
+    shipped = Path(__file__).parents[2] / "assets" / "runs"
+    before = {path: path.read_bytes() for path in shipped.glob("*/accuracy.json")}
+    page = visitor.open("?tab=benchmark&run=sab")
+    page.wait_for_selector("#benchmark-table tr.on")
+    for button in ("#benchmark-run", "#benchmark-full"):
+        page.click(button)
+        page.wait_for_function("document.querySelector('#benchmark-notice p')?.textContent.includes('1,000 questions')")
+        page.reload()
+        page.wait_for_selector("#benchmark-table tr.on")
+    assert {path: path.read_bytes() for path in shipped.glob("*/accuracy.json")} == before
+
+
 @pytest.fixture
 def crowd(run_directory: Path) -> Iterator[int]:
     """Runs that lie close: the same codes, accuracies a fraction of a point apart."""

@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 
 from sab.errors import SabError
-from viz.pages.binarize import checked_questions
 from viz.pages.chart import chart, no_chart
 from viz.pages.comparison import PAPER_NOTE, compared, findings, heading, paper_table, read_comparison
 from viz.pages.jobs import Task
@@ -22,7 +21,9 @@ from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.progress import progress_card, progress_value
 from viz.pages.questions import question_browser
-from viz.pages.results import FULL, current_fingerprint, full_directory, results
+from viz.pages.recipe_form import checked_questions
+from viz.pages.results import FULL, current_fingerprint, full_directory, read_evaluation, results
+from viz.pages.run_list import is_shipped
 from viz.pages.scores import (
     NOTHING,
     bits_chart,
@@ -146,6 +147,8 @@ def build(store: Store, shared: Shared) -> None:
     def begin(selection: Selection, asked: Any) -> dict[Any, Any]:
         try:
             run = store.run(selection.run)
+            if is_shipped(run):
+                refuse_shipped(run.name, run.accuracy)
             task = Task(store.model, str(run.directory), None, checked_questions(asked), blank=True)
             job = jobs.submit(task, f"Evaluating {run.name}")
         except SabError as error:
@@ -154,7 +157,10 @@ def build(store: Store, shared: Shared) -> None:
 
     def begin_full(asked: Any) -> dict[Any, Any]:
         try:
-            directory = store.new_runs / full_directory(store, store.lvlm.fingerprint).name
+            known = full_directory(store, store.lvlm.fingerprint)
+            directory = store.new_runs / known.name
+            if known != directory:
+                refuse_shipped(FULL, read_evaluation(known))
             directory.mkdir(parents=True, exist_ok=True)
             task = Task(store.model, str(directory), None, checked_questions(asked), blank=True)
             job = jobs.submit(task, f"Evaluating {FULL.lower()}")
@@ -213,3 +219,13 @@ def build(store: Store, shared: Shared) -> None:
         **at_once,
     )
     mine.select(**followed)
+
+
+def refuse_shipped(name: str, stored: dict[str, Any] | None) -> None:
+    """What came with the program is the same for every visitor, so its figures stay as they are. SabError where there
+    are any."""
+    if stored is not None:
+        raise SabError(
+            f"“{name}” came with the program and has been asked {stored['counts']['overall']:,} questions: its figures "
+            "stand in the table. Make a run of your own in Binarize to evaluate it here."
+        )

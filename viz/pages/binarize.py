@@ -129,11 +129,7 @@ def build(store: Store, shared: Shared) -> None:
         from sab import runs as run_directories
 
         directory = run_directories.fresh_directory(store.new_runs, recipe.method)
-        try:
-            job = jobs.submit(Task(store.model, str(directory), recipe, questions), label)
-        except SabError:
-            directory.rmdir()
-            raise
+        job = jobs.submit(Task(store.model, str(directory), recipe, questions), label)
         return {said: "", mine: job.id, beside: compare_with, stop: gr.Button(interactive=True)}
 
     def begin(*values: Any) -> dict[Any, Any]:

@@ -246,10 +246,10 @@ def build(store: Store, shared: Shared) -> None:
         return show(conversation)
 
     def finish(identifier: str) -> dict[Any, Any]:
-        return show(conversations.get(identifier)) if identifier else {}
+        return show(conversations.find(identifier)) if identifier else {}
 
     def halt(identifier: str) -> None:
-        conversations.get(identifier).stop.set()
+        conversations.find(identifier).stop.set()
 
     def heads(identifier: str, one: str, other: str) -> Any:
         """Who will answer on each side, before the first question; and get the models into memory by then."""
@@ -258,16 +258,16 @@ def build(store: Store, shared: Shared) -> None:
         except SabError:
             return gr.skip()
         prepare(store, *named.values())
-        if conversations.get(identifier).turns:
+        if conversations.find(identifier).turns:
             return gr.skip()
         changed: dict[str, Any] = {side: side_head(store, name) | {"turns": []} for side, name in named.items()}
         return gr.HTML(**changed)
 
     def save_data(identifier: str) -> dict[str, Any]:
-        return parcel(as_json(store, conversations.get(identifier)), "sab-lens-chat.json", "application/json")
+        return parcel(as_json(store, conversations.find(identifier)), "sab-lens-chat.json", "application/json")
 
     def save_text(identifier: str) -> dict[str, Any]:
-        return parcel(as_markdown(store, conversations.get(identifier)), "sab-lens-chat.md", "text/markdown")
+        return parcel(as_markdown(store, conversations.find(identifier)), "sab-lens-chat.md", "text/markdown")
 
     def on_canvas(event: gr.EventData, written: object) -> tuple[Any, Any]:
         """Questions that fit what lies on the canvas; the first replaces a suggestion, never a visitor's own words."""
@@ -286,7 +286,7 @@ def build(store: Store, shared: Shared) -> None:
 
     def restore(identifier: str) -> dict[Any, Any]:
         """After a reload: what was said, and the picture it was said about."""
-        conversation = conversations.get(identifier)
+        conversation = conversations.find(identifier)
         shown = show(conversation)
         if conversation.turns:
             kept = conversation.picture  # the canvas sends this very text back, and its pixels are the same
@@ -295,7 +295,7 @@ def build(store: Store, shared: Shared) -> None:
 
     def watch(identifier: str) -> Iterator[dict[Any, Any]]:
         """What is still being written after a reload, to its end."""
-        conversation = conversations.get(identifier)
+        conversation = conversations.find(identifier)
         while conversation.answering:
             yield show(conversation)
             time.sleep(0.25)

@@ -32,7 +32,8 @@ PAPER = (
 PAPER_NOTE = (
     "These are the paper's own figures for Qwen2.5-VL-7B; nothing of it was run here. Only the **order** of the "
     "methods may be set beside the table above. Models, questions and calibration differ, so no two numbers compare; "
-    "and the paper prints nominal bits (1.07 for what stores about 2.8), while GPTQ's 3 bits are 3.15 all-in."
+    "and the paper prints nominal bits, 1 plus the share of salient columns, which leave out bitmaps, scales and "
+    "indices."
 )
 OUTLINE = ("full", "gptq3", "sab", "arb-rc", "billm", "pb-llm")  # from the best down, as the paper's table has them
 
@@ -92,7 +93,7 @@ def heading(table: dict[str, Any]) -> str:
 
 
 def findings(table: dict[str, Any]) -> str:
-    """What the figures say, as a list in Markdown: each sentence is made from the table, none is fixed."""
+    """What the figures say, as a list in Markdown: every figure and verdict is read off the table."""
     return "\n".join(f"- {sentence}" for sentence in _sentences(table))
 
 

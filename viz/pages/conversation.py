@@ -31,6 +31,7 @@ MOST_TURNS = 20
 LONGEST_PROMPT = 2000  # characters
 LONGEST_SYSTEM = 1000
 THUMBNAIL = 112  # pixels
+LARGEST_SIDE = 1024  # pixels of a picture that is kept; assets/js/sketch.js scales to the same
 PIECE = 32  # tokens sent with each drawing of a stream; more than come between two, so a lost one does no harm
 WAITING, LOADING, WRITING = "waiting", "loading", "writing"
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
@@ -359,7 +360,9 @@ def picture_from_url(sent: object) -> Image.Image | None:
         content = base64.b64decode(body, validate=True)
     except ValueError as error:
         raise SabError("The picture did not arrive whole; put it on the canvas again.") from error
-    return open_picture(content)
+    picture = open_picture(content)
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))  # the canvas sends none larger; what is kept has to be bounded
+    return picture
 
 
 class Conversations:
@@ -370,8 +373,18 @@ class Conversations:
         self._kept: OrderedDict[str, Conversation] = OrderedDict()
         self._guard = threading.Lock()
 
+    def find(self, identifier: object) -> Conversation:
+        """The conversation of that id; an empty one that nobody keeps when it is unknown or forgotten, so that looking
+        pushes no other visitor's out."""
+        with self._guard:
+            found = self._kept.get(identifier) if isinstance(identifier, str) else None
+            if found is None:
+                return Conversation()
+            self._kept.move_to_end(found.id)
+            return found
+
     def get(self, identifier: object) -> Conversation:
-        """The conversation of that id, or a new one when it is unknown or forgotten."""
+        """The conversation of that id, or a new one, kept, when it is unknown or forgotten."""
         with self._guard:
             found = self._kept.get(identifier) if isinstance(identifier, str) else None
             if found is None:

@@ -68,7 +68,7 @@ def connect(store: Store, conversations: Conversations, gate: Gate, card: gr.HTM
     """Let the card do what it offers; `key` holds the id of the visitor's conversation."""
 
     def find(event: gr.EventData, identifier: str) -> Iterator[Any]:
-        conversation = conversations.get(identifier)
+        conversation = conversations.find(identifier)
         sent = event._data if isinstance(event._data, dict) else {}
         try:
             finding = begin(conversation, sent.get("side"))
@@ -79,7 +79,7 @@ def connect(store: Store, conversations: Conversations, gate: Gate, card: gr.HTM
             yield view(store, conversation)
 
     def halt(identifier: str) -> None:
-        conversation = conversations.get(identifier)
+        conversation = conversations.find(identifier)
         if conversation.finding is not None:
             conversation.finding.stop.set()
         job = store.jobs.get(conversation.fitting)
@@ -88,7 +88,7 @@ def connect(store: Store, conversations: Conversations, gate: Gate, card: gr.HTM
 
     def layer(event: gr.EventData, identifier: str) -> Any:
         sent = event._data if isinstance(event._data, dict) else {}
-        return gr.HTML(layer=layer_view(store, conversations.get(identifier), sent.get("names")))
+        return gr.HTML(layer=layer_view(store, conversations.find(identifier), sent.get("names")))
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     card.find(find, key, card, concurrency_id="chat", **quiet)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ class Jobs:
         """Put a task at the end of the line. Raises SabError when the line is full or the run is being made."""
         with self._changed:
             if len(self._line) >= LONGEST_LINE:
+                _remove_if_empty(task)
                 raise SabError(f"{LONGEST_LINE} jobs are waiting already; try again when some have ended.")
             if any(job.task.directory == task.directory for job in self._line):
                 raise SabError("This run is being worked on already; wait until that has ended.")
@@ -223,6 +225,13 @@ class Jobs:
 
     def _end(self, job: Job, state: str, message: str) -> None:
         self._hear(job, "ended", (state, message))
+        _remove_if_empty(job.task)
+
+
+def _remove_if_empty(task: Task) -> None:
+    """A run of which nothing was begun leaves no directory behind."""
+    with suppress(OSError):  # there is something in it
+        Path(task.directory).rmdir()
 
 
 def apply_news(job: Job, name: str, value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from sab.errors import SabError
+from viz.pages.downloads import place_for
 from viz.pages.notice import notice
 from viz.pages.progress import duration
 from viz.pages.results import accuracy_cell, size
@@ -229,8 +229,8 @@ def recipe_words(run: Run) -> str:
 
 
 def zipped(run: Run) -> Path:
-    """A zip of the run directory in a fresh temporary folder; codes do not compress, so they are only stored."""
-    path = Path(tempfile.mkdtemp(prefix="sab-lens-")) / f"{run.id}.zip"
+    """A zip of the run directory ; codes do not compress, so they are only stored."""
+    path = place_for(f"{run.id}.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(run.directory.rglob("*")):
             if file.is_file() and not file.name.startswith(".tmp-"):
@@ -240,6 +240,6 @@ def zipped(run: Run) -> Path:
 
 def recipe_file(run: Run) -> Path:
     """The run's recipe.json under a name of its own; `quantize --recipe` and the form read it."""
-    path = Path(tempfile.mkdtemp(prefix="sab-lens-")) / f"{run.id}-recipe.json"
+    path = place_for(f"{run.id}-recipe.json")
     shutil.copyfile(run.directory / "recipe.json", path)
     return path

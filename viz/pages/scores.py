@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from viz.figures import bit_breakdown, bits_accuracy, category_bars
 from viz.pages.chart import chart_value, no_chart
+from viz.pages.downloads import place_for
 from viz.pages.results import Result, breakdown, size
 from viz.pages.store import Bounded, version
 from viz.pages.table import Column, Row, table_value
@@ -167,7 +166,7 @@ def exported(found: Sequence[Result], kind: str, name: str = "benchmark") -> tup
     if not found:
         return gr.skip(), NOTHING
     rows = [record(each) for each in found]
-    path = Path(tempfile.mkdtemp(prefix="sab-lens-")) / f"{name}.{kind}"
+    path = place_for(f"{name}.{kind}")
     if kind == "json":
         path.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     else:

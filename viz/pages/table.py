@@ -31,11 +31,11 @@ class Row:
 
 
 def table(elem_id: str) -> gr.HTML:
-    """An empty table; give it `table_value(...)`. It sends `select` with {"ids": [...]} when rows have boxes."""
+    """An empty table; give it `table_value(...)`."""
     return gr.HTML(
         value=None,
         html_template='<div class="tb"></div>',
-        js_on_load="SabLens.mountTable({element, props, watch, send: (data) => trigger('select', data)});",
+        js_on_load="SabLens.mountTable({element, props, watch});",
         head=script_tags("table.js"),
         apply_default_css=False,
         elem_id=elem_id,
@@ -47,11 +47,10 @@ def table_value(
     rows: Sequence[Row],
     empty: str,
     choose: str = "",
-    chosen: Sequence[str] = (),
     pins: bool = False,
 ) -> dict[str, Any]:
-    """What a table shows. `choose`: "run" makes a click choose the run of the whole page, "many" gives boxes of which
-    `chosen` are ticked at first; `pins`: rows can be pinned as A and B; `empty` is said when there are no rows."""
+    """What a table shows. `choose`: "run" makes a click choose the run of the whole page; `pins`: rows can be pinned as
+    A and B; `empty` is said when there are no rows."""
     return {
         "columns": [vars(column) for column in columns],
         "rows": [
@@ -65,6 +64,5 @@ def table_value(
         ],
         "empty": empty,
         "choose": choose,
-        "chosen": list(chosen),
         "pins": pins,
     }
