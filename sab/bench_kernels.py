@@ -105,7 +105,7 @@ def _cases(
     packed = PackedLinear(codes)
     if packed.kernel == "reference":
         raise SabError("there is no C kernel to measure; install a C compiler or unset SAB_KERNEL")
-    int4 = _int4(dense)
+    int4, missing = _int4(dense)
     found = []
     for batch in batches:
         x = torch.randn(batch, shape[1], generator=torch.Generator().manual_seed(1))
@@ -136,6 +136,7 @@ def _cases(
                     "ratio_vs_bf16": best["bf16"] / best[mode],
                     "ratio_vs_fp32": best["fp32"] / best[mode],
                     "ratio_vs_int4": best["int4"] / best[mode] if "int4" in best else None,
+                    "int4_missing": missing,
                     "gb_s": speed,
                     "bandwidth_share": speed / bandwidth,
                     "relative_error": float(error),
@@ -165,8 +166,8 @@ def _best(contenders: dict[str, Callable[[], Tensor]], seconds: float, now: Call
     return best
 
 
-def _int4(dense: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """torch's own 4-bit product on the CPU, where this build has it."""
+def _int4(dense: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, str | None]:
+    """torch's own 4-bit product on the CPU, or why this build or processor does not do it."""
     try:
         rows, width = dense.shape
         levels = torch.randint(0, 16, (rows, width), dtype=torch.int32)
@@ -174,9 +175,9 @@ def _int4(dense: Tensor) -> Callable[[Tensor], Tensor] | None:
         scales = torch.ones(width // INT4_GROUP, rows, 2, dtype=torch.bfloat16)
         call = torch.ops.aten._weight_int4pack_mm_for_cpu
         call(dense[:1].bfloat16(), packed, INT4_GROUP, scales)
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return None
-    return lambda x: call(x, packed, INT4_GROUP, scales)
+    except (AttributeError, RuntimeError) as error:  # NotImplementedError is a RuntimeError
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return (lambda x: call(x, packed, INT4_GROUP, scales)), None
 
 
 def _bandwidth(seconds: float, now: Callable[[], float]) -> float:
