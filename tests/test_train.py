@@ -69,6 +69,16 @@ def test_joint_takes_the_tower_and_the_decoder_of_the_earlier_stages(small, tmp_
         assert torch.equal(value, parts["vision" if ".visual." in name else "language"][name]), name
 
 
+def test_stages_that_went_on_from_a_checkpoint_meet_again_without_a_detour_through_the_first_codes(small, tmp_path):
+    for stage in ("vision", "language"):
+        run(stage, tmp_path, 1, start=DEMO_MODEL)
+    joint = Trainer("joint", tmp_path, 0, "cpu", tmp_path)
+    last = "model.visual.merger.mlp.2.weight"
+    tower = torch.load(tmp_path / "vision.pt", weights_only=True)["model"][last]
+    torch.testing.assert_close(joint.model.state_dict()[last], tower, atol=1e-5, rtol=1e-4)
+    assert torch.equal(joint.codes, load_codes(DEMO_MODEL))
+
+
 def test_codes_stay_independent_when_those_of_characters_become_letters(tmp_path):
     trainer = Trainer("language", tmp_path, 0, "cpu")
     trainer.tie_spelt()

@@ -85,10 +85,10 @@ def _new(draw: random.Random, picture_share: float, turns: int, most: int) -> tu
 
 
 def picture_scene(draw: random.Random) -> Scene:
-    """A scene for the tower alone, in the shares in which the joint stage shows pictures."""
-    if draw.random() < 0.8:
+    """A scene for the tower alone; what a hand drew is hardest to recognise and comes more often than in `items`."""
+    if draw.random() < 0.65:
         return lesson_scene(draw, 5)
-    return sample(draw, False, draw.choices((DRAWING, PHOTOGRAPH, DOODLE), weights=(6, 3, 2))[0])
+    return sample(draw, False, draw.choices((DRAWING, PHOTOGRAPH, DOODLE), weights=(9, 3, 2))[0])
 
 
 # ------------------------------------------------------------------------------------------------ scenes

@@ -181,8 +181,9 @@ class Trainer:
         language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
         merged = {**language["model"], **{k: v for k, v in vision["model"].items() if ".visual." in k}}
         self.model.load_state_dict(merged)
+        self.codes = vision["codes"].to(self.device)  # what the tower speaks now: a stage begun anew has tied codes
         if language.get("tied"):
-            self._move_codes(language["codes"])
+            self._move_codes(language["codes"].to(self.device))
 
     @torch.no_grad()
     def tie_spelt(self) -> None:
