@@ -1,17 +1,20 @@
 """Claims about training the embedded model: it resumes to the same weights, and the codebook can be moved."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from sab.demo import train
 from sab.demo.codebook import CODEBOOK_FILE, codebook, load_codes, save_codes, slot_offsets, value_names
+from sab.demo.lessons import picture_scene
 from sab.demo.model import WIDTH, build_config, build_model, build_tokenizer
-from sab.demo.scenes import SLOTS
+from sab.demo.scenes import SLOTS, token_labels
 from sab.demo.train import STAGES, Trainer
 from sab.errors import SabError
 from sab.models import DEMO_MODEL as SHIPPED
@@ -137,6 +140,16 @@ def test_the_shipped_checkpoint_answers_old_questions_as_before_when_training_be
     right = trainer.check("trained", 48)
     assert right["overall"] > 0.7
     assert right["coarse perception"] == 1.0
+
+
+def test_a_tower_that_goes_on_meets_heads_that_read_what_it_writes(tmp_path):
+    trainer = Trainer("vision", tmp_path, 0, "cpu", DEMO_MODEL)
+    draw = random.Random(5)
+    labels = torch.from_numpy(np.stack([token_labels(picture_scene(draw)) for _ in range(8)]))
+    written = trainer.codes[labels + trainer.offsets].sum(dim=2)
+    loss, right = trainer.vision_loss(written, labels)
+    assert right["shape"] == 1.0
+    assert loss < 1.0
 
 
 def test_a_state_of_another_world_is_refused_with_a_sentence(tmp_path):

@@ -176,6 +176,7 @@ class Trainer:
             self.model.to(self.device)  # type: ignore[arg-type]
             self.codes = load_codes(directory).to(self.device)
             self.tied = True
+            self._heads_from_codes()
             return
         vision = torch.load(directory / "vision.pt", map_location=self.device, weights_only=True)
         language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
@@ -184,6 +185,14 @@ class Trainer:
         self.codes = vision["codes"].to(self.device)  # what the tower speaks now: a stage begun anew has tied codes
         if language.get("tied"):
             self._move_codes(language["codes"].to(self.device))
+
+    @torch.no_grad()
+    def _heads_from_codes(self) -> None:
+        """Let the heads read the codes that the tower already writes: with heads begun at random, the first steps would
+        spoil the tower for them. Logit 10 for a value that is there, 5 for "nothing", 0 for every other value."""
+        self.heads.weight.copy_(10 * torch.linalg.pinv(self.codes.double()).T)
+        self.heads.bias.zero_()
+        self.heads.bias[self.offsets] = 5.0
 
     @torch.no_grad()
     def tie_spelt(self) -> None:
