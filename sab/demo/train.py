@@ -190,7 +190,7 @@ class Trainer:
     def _heads_from_codes(self) -> None:
         """Let the heads read the codes that the tower already writes: with heads begun at random, the first steps would
         spoil the tower for them. Logit 10 for a value that is there, 5 for "nothing", 0 for every other value."""
-        self.heads.weight.copy_(10 * torch.linalg.pinv(self.codes.double()).T)
+        self.heads.weight.copy_(10 * torch.linalg.pinv(self.codes.double(), rtol=1e-4).T)
         self.heads.bias.zero_()
         self.heads.bias[self.offsets] = 5.0
 
