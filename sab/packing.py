@@ -1,45 +1,27 @@
-"""Codes to bit planes and back, and the bit count read off the result (METHOD 9).
+"""Codes to bit planes and back, and the bit count read off the result (METHOD 9). `layout` says what is stored."""
 
-Packed layout, format_version 1 (DESIGN.md). k is the block size, c the number of salient columns; bits are
-stored least significant first, set = +1; scales are float16 seen as int16, so that no `.to(dtype)` recasts
-them; odd widths are padded with zero bits to whole blocks.
-
-`binary`
-    codes                uint8 [n, blocks, planes * k / 8]   per block the signs, then the group bits
-    row_scale            int16 [slots, blocks, n]            slots, residuals: see BinaryCodes
-    row_mean             int16 [slots, blocks, n]            methods with means
-    column_scale         int16 [2, m] by group bit, or [1, m]
-    salient              uint8 [ceil(m / 8)]                 which columns are salient
-    second               uint8 [n, ceil(c / 8)]              residual signs of the salient columns
-    second_row_scale     int16 [residuals, blocks, n], second_column_scale int16 [residuals, c]
-    row_step             int16 [n]                           where it is, the row scales are int8 multiples of it
-`binary` with kept values (its metadata says kept_bits)
-    codes                uint8 [n, blocks, 2 k / 8]          per block the signs, then which weights are kept
-    kept                 uint8 [kept weights]                their levels, row after row
-    row_mean, row_scale  int16 [n]                           of the other weights, for the whole width
-    kept_scale, kept_zero  int16 [n], uint8 [n]
-`integer`
-    codes                uint8 [n, blocks, b * k / 8]        per block bit 0 of all levels, then bit 1, ...
-    scale                int16 [blocks, n]
-    zero                 uint8 [b, ceil(blocks * n / 8)]     bit planes
-
-The first sign and the group bit of a salient column lie in the main plane; only its second sign is extra. The
-sign bit of a kept weight is 0 and says nothing.
-"""
-
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sab.binarizers.codes import KEPT_BITS, BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
 from sab.errors import SabError
-
-FORMAT_VERSION = 1
-OPTIONAL = ("row_mean", "column_scale", "second_column_scale", "row_step")
-RESIDUALS = {1: {1: 0, 2: 1}, 2: {2: 0, 3: 1, 4: 2}}  # planes: slots: second row scales per block
+from sab.layout import (
+    FORMAT_VERSION,
+    OPTIONAL,
+    as_half,
+    check,
+    complete,
+    damaged,
+    pack_bits,
+    pack_planes,
+    sizes,
+    unpack_bits,
+    unpack_planes,
+)
 
 
 @dataclass(frozen=True)
@@ -70,14 +52,14 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         planes = [(codes.levels >> bit & 1).bool() for bit in range(codes.bits)]
         zeros = torch.stack([(codes.zero >> bit & 1).bool().reshape(-1) for bit in range(codes.bits)])
         tensors = {
-            "codes": _pack_planes(planes, codes.block_size),
+            "codes": pack_planes(planes, codes.block_size),
             "scale": _stored(codes.scale),
-            "zero": _pack_bits(zeros),
+            "zero": pack_bits(zeros),
         }
         return tensors, metadata | {"layout": "integer", "bits": codes.bits}
     if isinstance(codes, KeptCodes):
         tensors = {
-            "codes": _pack_planes([codes.first, codes.kept], codes.block_size),
+            "codes": pack_planes([codes.first, codes.kept], codes.block_size),
             "kept": codes.levels[codes.kept].cpu(),
             "row_mean": _stored(codes.row_mean),
             "row_scale": _stored(codes.row_scale),
@@ -88,10 +70,10 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, metadata | more
     planes = [codes.first] if codes.group is None else [codes.first, codes.group]
     tensors = {
-        "codes": _pack_planes(planes, codes.block_size),
+        "codes": pack_planes(planes, codes.block_size),
         "row_scale": _stored(codes.row_scale),
-        "salient": _pack_bits(codes.salient),
-        "second": _pack_bits(codes.second),
+        "salient": pack_bits(codes.salient),
+        "second": pack_bits(codes.second),
         "second_row_scale": _stored(codes.second_row_scale),
     }
     for name in OPTIONAL:
@@ -104,39 +86,30 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
     """Exact inverse of `pack`. SabError where tensors and metadata do not fit together."""
-    try:
-        version = metadata["format_version"]
-        if version != FORMAT_VERSION:
-            raise SabError(f"packed format {version!r} is not known here (only {FORMAT_VERSION}): update")
-        layout, method = metadata["layout"], str(metadata["method"])
-        rows, width = (int(size) for size in metadata["shape"])
-        block_size = int(metadata["block_size"])
-        if rows < 1 or width < 1 or block_size < 8 or block_size % 8:
-            raise _damaged("its shape makes no sense")
-        if layout == "integer":
-            return _unpack_integer(tensors, method, (rows, width), block_size, int(metadata["bits"]))
-        if layout == "binary" and "kept_bits" in metadata:
-            if metadata["kept_bits"] != KEPT_BITS or metadata["planes"] != 2:
-                raise _damaged("its kept values are of another kind")
-            return _unpack_kept(tensors, method, (rows, width), block_size)
-        if layout == "binary":
-            return _unpack_binary(tensors, method, (rows, width), block_size, int(metadata["planes"]))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, SabError):
-            raise
-        raise _damaged(f"{type(error).__name__} {error}") from error
-    raise _damaged(f"layout {layout!r} is not known")
+    full = complete(tensors, metadata)
+    check(tensors, full)
+    shape = (full["shape"][0], full["shape"][1])
+    if full["layout"] == "integer":
+        return _unpack_integer(tensors, full, shape)
+    if "kept_bits" in full:
+        return _unpack_kept(tensors, full, shape)
+    return _unpack_binary(tensors, full, shape)
 
 
 def count_bits(codes: LinearCodes) -> BitCount:
     """Bits of a linear as `pack` stores it."""
-    tensors, _ = pack(codes)
-    stored = {name: 8 * values.numel() * values.element_size() for name, values in tensors.items()}
-    if isinstance(codes, IntegerCodes):
-        nominal = float(codes.bits)
+    return count_stored(complete(*pack(codes)))
+
+
+def count_stored(metadata: dict[str, Any]) -> BitCount:
+    """Bits of a linear that is stored as its complete metadata says (`layout.sizes`)."""
+    stored = {name: 8 * math.prod(shape) * dtype.itemsize for name, (dtype, shape) in sizes(metadata).items()}
+    weights = math.prod(metadata["shape"])
+    if metadata["layout"] == "integer":
+        nominal = float(metadata["bits"])
         breakdown = {"levels": stored["codes"], "scales": stored["scale"], "zeros": stored["zero"]}
-    elif isinstance(codes, KeptCodes):
-        nominal = 1.0 + (KEPT_BITS - 1) * codes.salient_fraction
+    elif "kept_bits" in metadata:
+        nominal = 1.0 + (KEPT_BITS - 1) * metadata["kept"] / weights
         breakdown = {
             "signs": stored["codes"] // 2,
             "kept bitmap": stored["codes"] // 2,
@@ -146,8 +119,8 @@ def count_bits(codes: LinearCodes) -> BitCount:
             "zeros": stored["kept_zero"],
         }
     else:
-        nominal = 1.0 + codes.salient_fraction
-        planes = 1 if codes.group is None else 2
+        nominal = 1.0 + metadata["salient"] / metadata["shape"][1]
+        planes = metadata["planes"]
         breakdown = {
             "signs": stored["codes"] // planes,
             "group bitmap": stored["codes"] // planes * (planes - 1),
@@ -158,109 +131,59 @@ def count_bits(codes: LinearCodes) -> BitCount:
             "column scales": stored.get("column_scale", 0) + stored.get("second_column_scale", 0),
         }
     total = sum(stored.values())
-    return BitCount(nominal, total / (codes.shape[0] * codes.shape[1]), total // 8, breakdown)
+    return BitCount(nominal, total / weights, total // 8, breakdown)
 
 
-def _unpack_binary(
-    tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int, number: int
-) -> BinaryCodes:
-    rows, width = shape
-    blocks = _blocks(shape, block_size)
-    if number not in (1, 2):
-        raise _damaged(f"{number} planes")
-    planes = _unpack_planes(tensors["codes"], number, shape, block_size)
-    salient = _unpack_bits(tensors["salient"], (width,))
-    count = int(salient.sum())
-    slots = tensors["row_scale"].shape[0]
-    if slots not in RESIDUALS[number]:
-        raise _damaged(f"{slots} row scales per block")
-    residuals = RESIDUALS[number][slots]
-    if count and not residuals:
-        raise _damaged("its salient columns have no scales")
-    sizes = {
-        "row_scale": (slots, blocks, rows),
-        "row_mean": (slots, blocks, rows),
-        "column_scale": (2 if "second_column_scale" in tensors else 1, width),
-        "second_row_scale": (residuals, blocks, rows),
-        "second_column_scale": (residuals, count),
-        "row_step": (rows,),
-    }
-    scales = {
-        name: _loaded(tensors, name, size, "row_step" in tensors and name in ("row_scale", "second_row_scale"))
-        for name, size in sizes.items()
-        if name in tensors
-    }
-    unknown = set(tensors) - set(sizes) - {"codes", "salient", "second"}
-    if unknown:
-        raise _damaged(f"{', '.join(sorted(unknown))} does not belong to it")
+def _unpack_binary(tensors: dict[str, Tensor], full: dict[str, Any], shape: tuple[int, int]) -> BinaryCodes:
+    planes = unpack_planes(tensors["codes"], full["planes"], shape, full["block_size"])
     return BinaryCodes(
-        method=method,
+        method=full["method"],
         shape=shape,
-        block_size=block_size,
+        block_size=full["block_size"],
         first=planes[0],
-        group=planes[1] if number == 2 else None,
-        salient=salient,
-        second=_unpack_bits(tensors["second"], (rows, count)),
-        row_scale=scales["row_scale"],
-        second_row_scale=scales["second_row_scale"],
-        row_mean=scales.get("row_mean"),
-        column_scale=scales.get("column_scale"),
-        second_column_scale=scales.get("second_column_scale"),
-        row_step=scales.get("row_step"),
+        group=planes[1] if full["planes"] == 2 else None,
+        salient=unpack_bits(tensors["salient"], shape[1:]),
+        second=unpack_bits(tensors["second"], (shape[0], full["salient"])),
+        row_scale=_loaded(tensors["row_scale"]),
+        second_row_scale=_loaded(tensors["second_row_scale"]),
+        **{name: _loaded(tensors[name]) for name in full["optional"]},
     )
 
 
-def _unpack_kept(tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int) -> KeptCodes:
-    rows = shape[0]
-    if set(tensors) != {"codes", "kept", "row_mean", "row_scale", "kept_scale", "kept_zero"}:
-        raise _damaged("its tensors are not those of a binary format with kept values")
-    first, kept = _unpack_planes(tensors["codes"], 2, shape, block_size)
-    values, zero = tensors["kept"], tensors["kept_zero"]
-    for name, entries, size in (("kept", values, int(kept.sum())), ("kept_zero", zero, rows)):
-        if entries.dtype != torch.uint8 or tuple(entries.shape) != (size,):
-            raise _damaged(f"{name} is {entries.dtype} {tuple(entries.shape)} instead of uint8 ({size},)")
+def _unpack_kept(tensors: dict[str, Tensor], full: dict[str, Any], shape: tuple[int, int]) -> KeptCodes:
+    first, kept = unpack_planes(tensors["codes"], 2, shape, full["block_size"])
+    if int(kept.sum()) != full["kept"]:
+        raise damaged(f"it holds {full['kept']} kept values for {int(kept.sum())} places")
     if bool((first & kept).any()):
-        raise _damaged("a kept weight has a sign bit")
+        raise damaged("a kept weight has a sign bit")
     levels = torch.zeros(shape, dtype=torch.uint8)
-    levels[kept] = values.cpu()
+    levels[kept] = tensors["kept"].cpu()
     return KeptCodes(
-        method=method,
+        method=full["method"],
         shape=shape,
-        block_size=block_size,
+        block_size=full["block_size"],
         first=first,
         levels=levels,
         kept=kept,
-        row_mean=_loaded(tensors, "row_mean", (rows,)),
-        row_scale=_loaded(tensors, "row_scale", (rows,)),
-        kept_scale=_loaded(tensors, "kept_scale", (rows,)),
-        kept_zero=zero.cpu(),
+        row_mean=_loaded(tensors["row_mean"]),
+        row_scale=_loaded(tensors["row_scale"]),
+        kept_scale=_loaded(tensors["kept_scale"]),
+        kept_zero=tensors["kept_zero"].cpu(),
     )
 
 
-def _unpack_integer(
-    tensors: dict[str, Tensor], method: str, shape: tuple[int, int], block_size: int, bits: int
-) -> IntegerCodes:
-    if not 1 <= bits <= 8 or set(tensors) != {"codes", "scale", "zero"}:
-        raise _damaged("its tensors are not those of an integer format")
-    blocks = _blocks(shape, block_size)
-    zero = _unpack_bits(tensors["zero"], (bits, blocks * shape[0]))
+def _unpack_integer(tensors: dict[str, Tensor], full: dict[str, Any], shape: tuple[int, int]) -> IntegerCodes:
+    blocks, rows = tensors["scale"].shape
+    zero = unpack_bits(tensors["zero"], (full["bits"], blocks * rows))
     return IntegerCodes(
-        method=method,
+        method=full["method"],
         shape=shape,
-        block_size=block_size,
-        bits=bits,
-        levels=_number(_unpack_planes(tensors["codes"], bits, shape, block_size)),
-        scale=_loaded(tensors, "scale", (blocks, shape[0])),
-        zero=_number(list(zero)).reshape(blocks, shape[0]),
+        block_size=full["block_size"],
+        bits=full["bits"],
+        levels=_number(unpack_planes(tensors["codes"], full["bits"], shape, full["block_size"])),
+        scale=_loaded(tensors["scale"]),
+        zero=_number(list(zero)).reshape(blocks, rows),
     )
-
-
-def _blocks(shape: tuple[int, int], block_size: int) -> int:
-    return -(-shape[1] // block_size)
-
-
-def _damaged(reason: str) -> SabError:
-    return SabError(f"this packed linear is damaged ({reason}): write it again")
 
 
 def _number(planes: list[Tensor]) -> Tensor:
@@ -280,52 +203,6 @@ def _stored(scale: Tensor) -> Tensor:
     return scale.cpu().contiguous().view(torch.int16)
 
 
-def _loaded(tensors: dict[str, Tensor], name: str, size: tuple[int, ...], small: bool = False) -> Tensor:
-    """int16 back to float16, or int8 where it is `small`; checked."""
-    values = tensors[name]
-    expected = torch.int8 if small else torch.int16
-    if values.dtype != expected or tuple(values.shape) != size:
-        raise _damaged(f"{name} is {values.dtype} {tuple(values.shape)} instead of {expected} {size}")
-    if small:
-        return values.cpu()
-    scale = values.cpu().contiguous().view(torch.float16)
-    if not bool(torch.isfinite(scale).all()):
-        raise _damaged(f"{name} holds NaN or infinity")
-    return scale
-
-
-def _pack_bits(bits: Tensor) -> Tensor:
-    """bool [..., w] to uint8 [..., ceil(w / 8)], least significant bit first."""
-    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=-1, bitorder="little"))
-
-
-def _unpack_bits(packed: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Inverse of `_pack_bits` for bool `size`; refuses other shapes and padding that is not zero."""
-    expected = (*size[:-1], -(-size[-1] // 8))
-    if packed.dtype != torch.uint8 or tuple(packed.shape) != expected:
-        raise _damaged(f"bits are {packed.dtype} {tuple(packed.shape)} instead of uint8 {expected}")
-    bits = np.unpackbits(packed.cpu().numpy(), axis=-1, bitorder="little").astype(bool)
-    if bits[..., size[-1] :].any():
-        raise _damaged("its padding is not zero")
-    return torch.from_numpy(np.ascontiguousarray(bits[..., : size[-1]]))
-
-
-def _pack_planes(planes: list[Tensor], block_size: int) -> Tensor:
-    """bool planes [n, m] to uint8 [n, blocks, planes * k / 8]."""
-    rows, width = planes[0].shape
-    blocks = _blocks((rows, width), block_size)
-    stacked = torch.stack(planes, 1)  # [n, planes, m]
-    padded = torch.nn.functional.pad(stacked, (0, blocks * block_size - width))
-    per_block = padded.reshape(rows, len(planes), blocks, block_size).transpose(1, 2)
-    return _pack_bits(per_block.reshape(rows, blocks, -1))
-
-
-def _unpack_planes(packed: Tensor, number: int, shape: tuple[int, int], block_size: int) -> list[Tensor]:
-    """Inverse of `_pack_planes`."""
-    rows, width = shape
-    blocks = _blocks(shape, block_size)
-    bits = _unpack_bits(packed, (rows, blocks, number * block_size))
-    wide = bits.reshape(rows, blocks, number, block_size).transpose(1, 2).reshape(rows, number, -1)
-    if bool(wide[..., width:].any()):
-        raise _damaged("its padding is not zero")
-    return [wide[:, plane, :width].contiguous() for plane in range(number)]
+def _loaded(stored: Tensor) -> Tensor:
+    """int16 back to float16; int8 as it is."""
+    return as_half(stored.cpu()) if stored.dtype == torch.int16 else stored.cpu()

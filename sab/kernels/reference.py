@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sab.binarizers.codes import BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
-from sab.packing import RESIDUALS
+from sab.layout import RESIDUALS
 
 WEIGHTS_AT_ONCE = 1 << 20
 
