@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from sab.errors import SabError
-from sab.library import is_shipped
-from sab.runs import ASSET_RUNS, Run
 from viz.pages import comparison
-from viz.pages.benchmark import refuse_shipped
 
 
 def row(entry: str, accuracy: float, bits: float) -> dict[str, Any]:
@@ -82,12 +78,3 @@ def test_a_comparison_of_other_weights_or_a_damaged_one_is_not_shown(tmp_path: P
     assert found is not None
     assert [each.name for each in comparison.compared(found)] == ["SAB"]
     assert "mean of 3 calibrations" in comparison.heading(found)
-
-
-def test_a_shipped_run_is_not_evaluated_anew() -> None:
-    run = Run.open(ASSET_RUNS / "sab")
-    assert is_shipped(run)
-    with pytest.raises(SabError, match="1,000 questions") as caught:
-        refuse_shipped(run.name, run.accuracy)
-    assert "\n" not in str(caught.value)
-    refuse_shipped(run.name, None)  # without figures there is nothing to keep

@@ -20,20 +20,34 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-def evaluate(page: Page, button: str) -> None:
+def evaluate(page: Page) -> None:
     page.fill("#benchmark-questions input[type=number]", "50")
     page.press("#benchmark-questions input[type=number]", "Tab")
     # gradio hands the value on when it next draws; a click before that would send the old one
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    page.click(button)
+    page.click("#benchmark-run")
     page.wait_for_function("document.querySelector('#benchmark-progress .pg').dataset.state === 'done'")
 
 
-def test_an_evaluation_reaches_the_table_the_charts_and_the_files(visitor: Visitor) -> None:
+@pytest.fixture
+def twin(run_directory: Path) -> Iterator[None]:
+    """A second run of one's own, with a name."""
+    made = run_directory.parent / "twin"
+    shutil.copytree(run_directory, made)
+    (made / "label.txt").write_text("Twin")
+    yield
+    shutil.rmtree(made)
+
+
+def test_an_evaluation_of_two_runs_reaches_the_table_the_charts_and_the_files(visitor: Visitor, twin: None) -> None:
     page = visitor.open("?tab=benchmark&run=browser-run")
-    page.wait_for_selector("#benchmark-run")
-    evaluate(page, "#benchmark-run")
+    page.wait_for_selector("#benchmark-models .token")  # the run of the page is chosen
+    page.click("#benchmark-models input")
+    page.locator("#benchmark-models li", has_text="Twin").click()
+    page.press("#benchmark-models input", "Escape")
+    evaluate(page)
     page.wait_for_function("document.querySelector('#benchmark-table tr.on')?.textContent.includes('n = 50')")
+    assert "n = 50" in page.locator("#benchmark-table tr", has_text="Twin").inner_text()
     assert "SAB" in page.inner_text("#benchmark-table tr.on th")
     page.wait_for_selector("#benchmark-bits .scatterlayer .trace", state="attached")
     page.wait_for_selector("#benchmark-categories .barlayer .point", state="attached")
@@ -93,8 +107,10 @@ def test_figures_that_came_with_the_program_stay_as_they_are(visitor: Visitor) -
     before = {path: path.read_bytes() for path in shipped.glob("*/accuracy.json")}
     page = visitor.open("?tab=benchmark")
     page.wait_for_selector("#benchmark-table tbody tr")
-    page.click("#benchmark-full")
-    page.wait_for_function("document.querySelector('#benchmark-notice p')?.textContent.includes('1,000 questions')")
+    page.click("#benchmark-models input")
+    page.wait_for_selector("#benchmark-models li")
+    offered = page.locator("#benchmark-models li").all_inner_texts()
+    assert not {"Full precision", "XNOR", "BiLLM"} & {name.strip() for name in offered}
     assert {path: path.read_bytes() for path in shipped.glob("*/accuracy.json")} == before
 
 
