@@ -1,7 +1,8 @@
 """Linears that hold bits instead of floats and compute on them.
 
 A `PackedLinear` keeps a linear's codes in one of two forms, both of integers, which no cast of the model changes:
-arranged for the C kernel (`kernels/tiles.py`), or as stored (`packing.py`) for the torch reference. Few tokens are
+arranged for the C kernel (`kernels/tiles.py`), or as stored (`layout.py`) for the torch reference. It goes from one to
+the other by itself: what leaves it (another device, a state dict) is in the stored form, bit for bit. Few tokens are
 multiplied from the bits; many by dequantizing a few rows at a time. `swap` puts the linears of a run into a model.
 """
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from sab.errors import SabError
 from sab.kernels import cpu, reference
-from sab.kernels.tiles import Tiles, arrange
+from sab.kernels.tiles import Tiles, arrange_stored, stored
+from sab.layout import complete
 from sab.packing import pack
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 UNPACK_FROM = 32  # tokens from which dequantizing rows and multiplying costs less than looking up
 LOOK_UP, UNPACK, MATRIX_UNIT = "look up", "unpack", "matrix unit"  # how tokens are multiplied
 MATRIX_UNIT_FROM = 8  # the same where the processor multiplies bfloat16 matrices
+
+
+Stored = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 class PackedLinear(nn.Module):
@@ -42,33 +47,58 @@ class PackedLinear(nn.Module):
 
     def __init__(
         self,
-        codes: LinearCodes,
+        codes: LinearCodes | Stored,
         bias: Tensor | None = None,
         mode: str = "exact",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`bias` [n] or None. SabError for a bias of another size and an unknown mode or kernel."""
+        """`codes`: codes, or stored tensors with their complete metadata (`layout.complete`), which may be on the meta
+        device; `bias` [n] or None. SabError for a bias of another size and an unknown mode or kernel."""
         super().__init__()
-        self.out_features, self.in_features = codes.shape
+        if isinstance(codes, tuple):
+            tensors, self.metadata = codes
+        else:
+            tensors, metadata = pack(codes)
+            self.metadata = complete(tensors, metadata)
+        self.out_features, self.in_features = self.metadata["shape"]
         if bias is not None and tuple(bias.shape) != (self.out_features,):
             raise SabError(f"the bias is {tuple(bias.shape)} instead of ({self.out_features},)")
-        self.method = codes.method
+        self.method: str = self.metadata["method"]
         self.mode = mode
-        self.metadata: dict[str, Any] | None = None
-        self.sizes: dict[str, int] | None = None
+        self.sizes: dict[str, int] | None = None  # of the arrangement, where the bits are arranged
         self._weight: cpu.Weight | None = None
+        self._names: tuple[str, ...] = ()
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(device, dtype), requires_grad=False)
-        library = chosen_library() if torch.device(device).type == "cpu" else None
-        tiles = None if library is None else arrange(codes)
-        if tiles is None:
-            tensors, self.metadata = pack(codes)
-        else:
-            tensors, self.sizes = tiles.tensors, tiles.sizes
-        self._names = tuple(tensors)
-        for name, values in tensors.items():
-            self.register_buffer(name, values.to(device))
+        self._hold({name: values.to(device) for name, values in tensors.items()})
+        self.arrange()
         self.set_mode(mode)
+
+    def _hold(self, tensors: dict[str, Tensor], sizes: dict[str, int] | None = None) -> None:
+        for name in self._names:
+            delattr(self, name)
+        for name, values in tensors.items():
+            self.register_buffer(name, values)
+        self._names, self.sizes, self._weight = tuple(tensors), sizes, None
+
+    def _held(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def stored(self) -> dict[str, Tensor]:
+        """The stored tensors (layout.py): those it holds, or made from the arrangement."""
+        if self.sizes is None:
+            return self._held()
+        return stored(Tiles((self.out_features, self.in_features), self.sizes, self._held()))
+
+    def arrange(self) -> None:
+        """Put the bits in the order of the C kernel, where they are on a CPU that has it; else leave them as stored.
+
+        SabError for stored tensors that are damaged."""
+        if self.sizes is not None or getattr(self, self._names[0]).device.type != "cpu" or chosen_library() is None:
+            return
+        tiles = arrange_stored(self._held(), self.metadata)
+        if tiles is not None:
+            self._hold(tiles.tensors, tiles.sizes)
 
     @property
     def kernel(self) -> str:
@@ -102,8 +132,8 @@ class PackedLinear(nn.Module):
             raise SabError(f"the input is {x.dtype} {tuple(x.shape)} instead of floats (..., {self.in_features})")
         if x.requires_grad and torch.is_grad_enabled():
             raise SabError("packed linears are for inference only; ask for gradients of the dequantized model")
-        if self.metadata is not None:
-            y = reference.linear(x, {name: getattr(self, name) for name in self._names}, self.metadata)
+        if self.sizes is None:
+            y = reference.linear(x, self._held(), self.metadata)
         elif x.device.type != "cpu":
             raise SabError(f"this linear is packed for the CPU, its input is on {x.device}; pack it for that device")
         else:
@@ -131,13 +161,31 @@ class PackedLinear(nn.Module):
             library = chosen_library()
             if library is None or self.sizes is None:
                 raise SabError("this linear is packed for the C kernel, which is not there; pack it again")
-            tensors = {name: getattr(self, name) for name in self._names}
-            self._weight = cpu.Weight(Tiles((self.out_features, self.in_features), self.sizes, tensors), library)
+            self._weight = cpu.Weight(Tiles((self.out_features, self.in_features), self.sizes, self._held()), library)
         return self._weight
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         self._weight = None  # it points into the tensors that are replaced now
-        return super()._apply(fn, recurse)
+        here = getattr(self, self._names[0]).device
+        there = fn(torch.empty(0, dtype=torch.uint8, device=here)).device
+        if there.type != "cpu" and self.sizes is not None:
+            self._hold(self.stored())
+        super()._apply(fn, recurse)
+        if here.type != "meta":  # what comes from there holds nothing yet
+            self.arrange()
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.sizes is not None:
+            for name in self._names:
+                del destination[prefix + name]
+            destination.update({prefix + name: values for name, values in self.stored().items()})
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._hold(self.stored())
+        super()._load_from_state_dict(*arguments)
+        self.arrange()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_weight": None}  # pointers cannot be copied

@@ -96,6 +96,19 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
     return _unpack_binary(tensors, full, shape)
 
 
+def rows_of(tensors: dict[str, Tensor], metadata: dict[str, Any], rows: slice) -> LinearCodes:
+    """Codes of some rows of a linear without kept values, as `unpack` gives them."""
+    count = rows.stop - rows.start
+    part = {name: values[rows] for name, values in tensors.items() if name in ("codes", "second", "row_step")}
+    if metadata["layout"] == "integer":
+        blocks, total = tensors["scale"].shape
+        zero = unpack_bits(tensors["zero"], (metadata["bits"], blocks * total)).reshape(-1, blocks, total)[..., rows]
+        part |= {"scale": tensors["scale"][:, rows], "zero": pack_bits(zero.flatten(1))}
+    by_row = ("row_scale", "second_row_scale", "row_mean")
+    part |= {name: values[..., rows] for name, values in tensors.items() if name in by_row}
+    return unpack(tensors | part, metadata | {"shape": [count, metadata["shape"][1]]})
+
+
 def count_bits(codes: LinearCodes) -> BitCount:
     """Bits of a linear as `pack` stores it."""
     return count_stored(complete(*pack(codes)))

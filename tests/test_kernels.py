@@ -22,7 +22,8 @@ from torch import Tensor
 from sab.binarizers import METHODS, BinaryCodes, IntegerCodes, LinearCodes
 from sab.errors import SabError
 from sab.kernels import cpu, reference
-from sab.kernels.tiles import Tiles, arrange
+from sab.kernels import tiles as arrangement
+from sab.kernels.tiles import Tiles, arrange, arrange_stored, stored
 from sab.packing import pack
 from tests.test_packing import codes_of
 
@@ -444,3 +445,32 @@ def test_where_there_is_a_compiler_there_is_a_kernel() -> None:
         warnings.simplefilter("error")
         assert cpu.load.__wrapped__() is not None
     assert paths()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([name for name in METHODS if name != "pb-llm"]),
+    st.integers(1, 70),
+    st.integers(1, 300),
+    st.sampled_from([8, 40, 128]),
+    st.integers(0, 9),
+)
+def test_the_arrangement_goes_back_to_the_stored_tensors(
+    method: str, rows: int, width: int, block_size: int, seed: int
+) -> None:
+    """Bit for bit, also where the rows are arranged and taken back in several pieces."""
+    codes = codes_of(method, rows, width, seed, block_size)
+    tensors, metadata = pack(codes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrangement, "WEIGHTS_AT_ONCE", 1)
+        tiles = arrange_stored(tensors, metadata)
+        whole = arrange(codes)
+        assert tiles is not None
+        assert whole is not None
+        assert (tiles.shape, tiles.sizes) == (whole.shape, whole.sizes)
+        assert all(torch.equal(values, whole.tensors[name]) for name, values in tiles.tensors.items())
+        back = stored(tiles)
+    assert set(back) == set(tensors)
+    for name, values in tensors.items():
+        assert back[name].dtype == values.dtype
+        assert torch.equal(back[name], values)

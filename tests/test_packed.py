@@ -20,8 +20,10 @@ from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.evaluate import greedy
 from sab.kernels import cpu
+from sab.layout import complete
 from sab.models import LVLM
 from sab.packed import MATRIX_UNIT_FROM, UNPACK_FROM, PackedLinear, swap
+from sab.packing import pack
 from sab.runs import Recipe, Run
 from sab.sequential import quantize
 from tests.test_packing import codes_of
@@ -73,6 +75,44 @@ def test_casts_leave_codes_and_scales_alone() -> None:
     assert all(torch.equal(values, before[name]) for name, values in again.named_buffers())
     assert torch.allclose(again(x), want, atol=0.05)  # the bias went through bfloat16
     assert torch.equal(copy.deepcopy(again)(x), again(x))
+
+
+@pytest.mark.parametrize("kernel", ["reference", ""])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_dict_holds_what_is_stored(method: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cpu.CHOICE, kernel)
+    tensors, metadata = pack(codes_of(method, 37, 70, block_size=32))
+    bias = torch.randn(37)
+    linear = PackedLinear((tensors, complete(tensors, metadata)), bias, dtype=torch.bfloat16)
+    found = linear.state_dict()
+    assert torch.equal(found.pop("bias"), bias.bfloat16())
+    assert set(found) == set(tensors)
+    for name, values in tensors.items():
+        assert found[name].dtype == values.dtype
+        assert torch.equal(found[name], values)
+    other = pack(codes_of(method, 37, 70, seed=1, block_size=32))
+    twin = PackedLinear((other[0], complete(*other)), bias)
+    if {name: values.shape for name, values in other[0].items()} == {k: v.shape for k, v in tensors.items()}:
+        x = torch.randn(3, 70)
+        before = twin(x)
+        assert not torch.equal(before, linear(x))
+        twin.load_state_dict(linear.state_dict())
+        assert torch.allclose(twin(x), linear(x), atol=1e-5)
+
+
+def test_what_leaves_the_processor_is_as_stored_and_comes_back_arranged() -> None:
+    """The meta device stands for any other: nothing of the C kernel's order is left there."""
+    tensors, metadata = pack(codes_of("sab", 37, 70, block_size=32))
+    linear = PackedLinear((tensors, complete(tensors, metadata)))
+    away = copy.deepcopy(linear).to("meta")
+    assert {name: values.shape for name, values in away.named_buffers()} == {k: v.shape for k, v in tensors.items()}
+    assert away.kernel == "reference"
+    empty = away.to_empty(device="cpu")  # whatever lies in that memory is not taken for bits
+    assert empty.kernel == "reference"
+    empty.load_state_dict(linear.state_dict())
+    x = torch.randn(3, 70)
+    assert torch.equal(empty(x), linear(x))
+    assert empty.kernel == linear.kernel
 
 
 def test_wrong_calls_are_one_sentence() -> None:

@@ -18,20 +18,29 @@ inverted (cpu.c says why).
 
 Every method's codes but those of pb-llm fit; other combinations the stored format allows (means together with
 column scales or with a step, salient rows split with means) are left to the reference.
+
+`arrange_stored` and `stored` go there and back from the stored tensors (layout.py), bit for bit, some rows at a time,
+so that a linear's bits are never all unpacked at once.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sab.binarizers.codes import BinaryCodes, IntegerCodes, LinearCodes
+from sab.layout import pack_bits, pack_planes
+from sab.packing import rows_of
 
 LANES = 16
 UNIT = 16  # columns
 CELL = 4
 ONE, SHARED, SPLIT, INTEGER, NONE = range(5)  # what cpu.c looks up in a part of a block
 LARGEST_BLOCK = 4096
+WEIGHTS_AT_ONCE = 1 << 20
+TILED = {"words": 1, "second": 1, "scale": 1, "zero": 1, "step": 0}  # tensors with tiles in them: along which dimension
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,93 @@ def arrange(codes: LinearCodes) -> Tiles | None:
     if isinstance(codes, BinaryCodes) and _supported(codes):
         return _arrange_binary(codes)
     return None
+
+
+def arrange_stored(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Tiles | None:
+    """The arrangement of a linear as it is stored; None where only the reference takes it."""
+    rows, width = metadata["shape"]
+    if "kept_bits" in metadata:
+        return None
+    parts = []
+    for here in _row_ranges(rows, width):
+        part = arrange(rows_of(tensors, metadata, here))
+        if part is None:
+            return None
+        parts.append(part)
+    joined = {
+        name: torch.cat([part.tensors[name] for part in parts], TILED[name]) if name in TILED else values
+        for name, values in parts[0].tensors.items()
+    }
+    return Tiles((rows, width), parts[0].sizes | {"rows": rows, "tiles": -(-rows // LANES)}, joined)
+
+
+def stored(tiles: Tiles) -> dict[str, Tensor]:
+    """The stored tensors of a linear from its arrangement: the inverse of `arrange_stored`."""
+    of, tensors = tiles.sizes, tiles.tensors
+    rows, width, block_size = of["rows"], of["width"], of["block_size"]
+    place = _Places(tiles.shape, block_size, _salient(tiles))
+    integer = of["main_kind"] == INTEGER
+    codes = []
+    for here in _row_ranges(rows, width):
+        count = here.stop - here.start
+        words = tensors["words"][:, here.start // LANES : -(-here.stop // LANES)]
+        bits = _bits(words.permute(1, 4, 0, 2, 3))  # [tiles, 16, blocks, planes, places]
+        planes = place.to_columns(bits.flatten(0, 1)[:count].transpose(1, 2))  # [rows here, planes, m]
+        first, *others = planes.unbind(1)
+        codes.append(pack_planes([first, *(others if integer else (first ^ other for other in others))], block_size))
+    scale = tensors["scale"].permute(2, 0, 1, 3).flatten(2)[..., :rows].contiguous()  # [parameters, blocks, n]
+    if integer:
+        zero = tensors["zero"].flatten(1)[:, :rows].reshape(-1)
+        planes = torch.stack([(zero >> bit & 1).bool() for bit in range(of["planes"])])
+        return {"codes": torch.cat(codes), "scale": scale[0], "zero": pack_bits(planes)}
+    found = {
+        "codes": torch.cat(codes),
+        "row_scale": scale[: of["slots"]],
+        "salient": pack_bits(_salient(tiles)),
+        "second": pack_bits(_second(tensors["second"], place)[:rows]),
+        "second_row_scale": scale[of["slots"] : of["slots"] + of["residuals"]],
+    }
+    if of["means"]:
+        found["row_mean"] = scale[of["slots"] + of["residuals"] :]
+    if of["columns"]:
+        found["column_scale"] = place.to_columns(tensors["column"])
+    if of["second_columns"]:
+        found["second_column_scale"] = tensors["second_column"][:, place.is_salient]
+    if of["small"]:
+        found["row_step"] = tensors["step"].flatten()[:rows]
+    return {name: values.clone() for name, values in found.items()}  # nothing keeps the arrangement
+
+
+def _row_ranges(rows: int, width: int) -> Iterator[slice]:
+    """Whole tiles with about a million weights at a time."""
+    step = LANES * max(1, WEIGHTS_AT_ONCE // (LANES * width))
+    for first in range(0, rows, step):
+        yield slice(first, min(first + step, rows))
+
+
+def _salient(tiles: Tiles) -> Tensor:
+    """Which columns are salient, bool [m]: those in the places from `start` on."""
+    order, start = tiles.tensors["order"].long(), tiles.tensors["start"].long()
+    blocks, places = order.shape
+    column = order + tiles.sizes["block_size"] * torch.arange(blocks)[:, None]
+    salient = torch.zeros(tiles.shape[1], dtype=torch.bool)
+    salient[column[torch.arange(places)[None] >= start[:, None]]] = True
+    return salient
+
+
+def _second(words: Tensor, place: "_Places") -> Tensor:
+    """int32 [ceil(tail units / 2), tiles, 16] to residual signs, bool [16 tiles, c]."""
+    bits = _bits(words.permute(1, 2, 0)).flatten(0, 1)  # [16 tiles, places of whole dwords]
+    return bits[:, : len(place.salient)][:, place.is_salient]
+
+
+def _bits(dwords: Tensor) -> Tensor:
+    """int32 [..., p / 32] to bool [..., p] in the order of the places: the inverse of `_Places._dwords`."""
+    halves = dwords.contiguous()[..., None].view(torch.uint8)  # [..., p / 32, 4]
+    nibbles = torch.stack([halves & 15, halves >> 4], -2)  # [..., p / 32, 2, 4]
+    top = nibbles >> 3
+    cells = torch.stack([nibbles & 1 ^ top, nibbles >> 1 & 1 ^ top, nibbles >> 2 & 1 ^ top, top], -1)
+    return cells.flatten(-4).bool()
 
 
 def _supported(codes: BinaryCodes) -> bool:
@@ -141,6 +237,8 @@ class _Places:
         number = torch.where(torch.arange(places)[None] >= self.start[:, None], 1, 0)
         number = torch.where(number > 0, number.flatten().cumsum(0).reshape(number.shape) - 1, int(chosen.sum()))
         self.salient = number[tail]  # [tail places]: which of the c salient columns, c for none
+        self.is_salient = self.salient < chosen.sum()
+        self.width = width
         self.tiles = -(-rows // LANES)
         self.padding = self.tiles * LANES - rows
         self.sizes = {
@@ -183,6 +281,13 @@ class _Places:
     def salient_columns(self, values: Tensor) -> Tensor:
         """[p, c] to [p, tail places]."""
         return self._padded(values)[:, self.salient].contiguous()
+
+    def to_columns(self, values: Tensor) -> Tensor:
+        """[..., blocks, places] back to [..., m]."""
+        there = self.column < self.width
+        columns = values.new_empty(*values.shape[:-2], self.width)
+        columns[..., self.column[there]] = values[..., there]
+        return columns
 
     def _padded(self, values: Tensor) -> Tensor:
         return torch.nn.functional.pad(values.cpu(), (0, 1))
