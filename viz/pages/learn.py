@@ -35,12 +35,9 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
     (
         "What is one bit?",
         "A weight is usually stored in 16 bits. With one bit only its <b>sign</b> is left, and all weights of a row "
-        "share "
-        "one magnitude. Each point below is one weight of one row: across is what it was, up is what is stored. A "
-        "method "
-        "that keeps it exact puts the point on the dotted diagonal; the red lines are what is lost. Move the slider "
-        "from "
-        "four bits down to one and watch the steps of the staircase disappear.",
+        "share one magnitude. Each point below is one weight of one row: across is what it was, up is what is stored. "
+        "A method that keeps it exact puts the point on the dotted diagonal; the red lines are what is lost. Move the "
+        "slider from four bits down to one and watch the steps of the staircase disappear.",
         "binarize",
         "Try the methods in Binarize",
     ),
@@ -56,28 +53,25 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
     (
         "Whose weight is it?",
         "Significance S̄ says how much a modality's output would suffer without the weight. <b>Hoyer sparsity ρ</b> "
-        "puts the "
-        "two numbers into one: 0 when language and vision need the weight equally, 1 when one of them alone does. Move "
-        "both sliders: only their ratio matters. Mind how low the usual threshold lies on the curve: "
-        "a small difference already passes it.",
+        "puts the two numbers into one: 0 when language and vision need the weight equally, 1 when one of them alone "
+        "does. Move both sliders: only their ratio matters. Mind how low the usual threshold lies on the curve: a "
+        "small difference already passes it.",
         "explore",
         "See the maps in Explore",
     ),
     (
         "Which weights the fit protects",
         "One number per layer, <b>r</b>, says how much of its significance lies in weights of a single modality. It "
-        "turns ρ "
-        "into the weighting Λ: with r above one half the weights of one modality are fitted more carefully, below one "
-        "half the shared ones, and at exactly one half all count the same and the map changes nothing.",
+        "turns ρ into the weighting Λ: with r above one half the weights of one modality are fitted more carefully, "
+        "below one half the shared ones, and at exactly one half all count the same and the map changes nothing.",
         "explore",
         "See Λ of any layer in Explore",
     ),
     (
         "What it really costs",
-        "Papers print <i>nominal</i> bits: 1 plus the share of salient columns. But the scales, the bitmaps that "
-        "say which group "
-        "a weight belongs to, and the second signs are stored as well. Change the format below: the bits are "
-        "counted as they would be written to the file. The second figure counts those of the chosen run.",
+        "Papers print <i>nominal</i> bits: 1 plus the share of salient columns. But the scales, the bitmaps that say "
+        "which group a weight belongs to, and the second signs are stored as well. Change the format below: the bits "
+        "are counted as they would be written to the file. The second figure counts those of the chosen run.",
         "benchmark",
         "Compare runs in Benchmark",
     ),
@@ -95,11 +89,10 @@ LIMITS = (
     "In Chat a run computes on its packed bits where there is a C kernel for it, and the page names the kernel. "
     "Without a C compiler, for PB-LLM, for layers laid over a run, and in every evaluation, dequantized weights are "
     "multiplied (“simulated”): the answers are those of the packed weights, the speed and the memory are not.",
-    "With input-side significance the ratio of the two modalities is constant down each column, so Λ can act "
-    "through the "
-    "row scales alone. Expect SAB to stay close to the same method without the map, and look at the interval.",
-    "A label is a comparison with thresholds. Two samples of one modality give “unimodal” weights too when tokens "
-    "are few; Explore shows that null beside the map, so read small shares with care.",
+    "With input-side significance the ratio of the two modalities is constant down each column, so Λ can act through "
+    "the row scales alone. Expect SAB to stay close to the same method without the map, and look at the interval.",
+    "A label is a comparison with thresholds. Two samples of one modality give “unimodal” weights too when tokens are "
+    "few; Explore shows that null beside the map, so read small shares with care.",
 )
 GLOSSARY = (
     ("Linear", "a matrix W with n output rows and m input columns; a decoder block has seven of them."),
@@ -140,8 +133,7 @@ def build(store: Store, shared: Shared) -> None:
     with gr.Column(elem_id="learn"):
         gr.HTML(
             '<p class="ln-lead">Six steps from a single weight to the whole map. The figures are computed now, '
-            "from the "
-            "model and the run chosen at the top.</p>",
+            "from the model and the run chosen at the top.</p>",
             apply_default_css=False,
         )
         said = notice("learn-notice")
