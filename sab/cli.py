@@ -23,6 +23,7 @@ from sab.options import add_maps, add_model, add_suite, asked_questions
 from sab.terminal import Parser, Progress, typed
 
 if TYPE_CHECKING:
+    from sab.library import RecipeFile
     from sab.models import LVLM
     from sab.runs import Recipe, Run
 
@@ -135,6 +136,7 @@ def _add_recipe(parser: Parser) -> None:
 
 def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
     """The recipe of an entry `method`, `method@bits` or `method+fisher` under the command's options."""
+    from sab.calibration import source_of
     from sab.runs import Recipe, method_and_budget
     from sab.significance import Thresholds
 
@@ -166,13 +168,14 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         block_size=options.block_size or (Recipe.block_size if bits is None else BUDGET_BLOCK_SIZE),
         damping=options.damping,
         keep=options.keep,
+        calibration=source_of(options.calibration),
     )
     recipe.validate()
     return recipe
 
 
-def _given_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
-    """The recipe of --recipe, for the model that is named if one is, and the fingerprint of the weights it is for."""
+def _given_recipe(options: argparse.Namespace) -> RecipeFile:
+    """What the file of --recipe holds, for the model that is named if one is."""
     from dataclasses import replace
 
     from sab.library import read_recipe
@@ -182,8 +185,8 @@ def _given_recipe(options: argparse.Namespace) -> tuple[Recipe, str | None]:
         raise SabError(f"--recipe says everything; leave --{name.replace('_', '-')} out.")
     found = read_recipe(options.recipe)
     if options.model is None:
-        return found.recipe, found.fingerprint
-    return replace(found.recipe, model=_named(options.model)), found.fingerprint
+        return found
+    return replace(found, recipe=replace(found.recipe, model=_named(options.model)))
 
 
 def _named(model: str | None) -> str | None:
@@ -198,14 +201,17 @@ def _parts(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _quantize(options: argparse.Namespace) -> dict[str, Any]:
-    recipe, fingerprint = _given_recipe(options) if options.recipe else (_recipe(options, options.method), None)
+    from sab.library import RecipeFile
+
+    given = _given_recipe(options) if options.recipe else RecipeFile(_recipe(options, options.method), None)
+    recipe = given.recipe
     if (options.out / "recipe.json").exists() and not options.resume and not options.dry_run:
         raise SabError(f"{options.out} holds a run already; add --resume to continue it, or name another one.")
-    from sab import models
+    from sab import calibration, models
     from sab.sequential import chosen_linears
 
     lvlm = models.load(recipe.model, options.device, options.dtype)
-    if fingerprint not in (None, lvlm.fingerprint):
+    if given.fingerprint not in (None, lvlm.fingerprint):
         raise SabError(f"{options.recipe} was made for other weights than those of {lvlm.source}; name their model.")
     names = chosen_linears(lvlm, recipe)
     if options.dry_run:
@@ -213,7 +219,13 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
         return {"dry_run": True, "recipe": recipe.to_json(), "linears": len(names), "weights": weights}
     progress = Progress()
     progress.say(f"{lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
-    return _run_summary(_binarize(lvlm, recipe, options.out, progress))
+    shared: dict[str, Any] = {}
+    if given.samples is not None:
+        samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
+        if samples.fingerprint != given.samples:
+            progress.say("sab: the calibration samples are not those of the recipe's own run; the codes will differ.")
+        shared["samples"] = samples
+    return _run_summary(_binarize(lvlm, recipe, options.out, progress, **shared))
 
 
 def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, **shared: Any) -> Run:
@@ -232,6 +244,13 @@ def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, *
         f"{recipe.method}: {run.bits_all_in:.2f} bits all-in ({run.bits_nominal:.2f} nominal), "
         f"{run.bytes / 1e6:.2f} MB, {time.monotonic() - started:.0f} s"
     )
+    if noted := run.header.get("calibration"):
+        tokens = [f"{noted[key]:,} {key[7:]} tokens" for key in ("tokens_language", "tokens_vision") if key in noted]
+        progress.say(
+            f"calibrated on {noted['source']}: {noted['samples']} samples, {noted['with_picture']} with a picture"
+            + (f", {noted['skipped']} skipped" if noted["skipped"] else "")
+            + "".join(f", {part}" for part in tokens)
+        )
     return run
 
 
@@ -245,6 +264,7 @@ def _run_summary(run: Run) -> dict[str, Any]:
         "bytes": run.bytes,
         "seconds": run.seconds,
         "finished": run.finished,
+        "calibration": run.header.get("calibration"),
     }
 
 
@@ -339,6 +359,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         "questions": len(asked),
         "seeds": options.seeds,
         "samples": options.samples,
+        "calibration": next((recipe.calibration for recipe in recipes.values()), None),
         "literature": options.literature,
         "rows": rows,
         "gaps": found["gaps"],

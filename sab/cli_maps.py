@@ -55,6 +55,7 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
 
 def _map_recipe(options: argparse.Namespace) -> Recipe:
     """A recipe of which only the maps matter, checked."""
+    from sab.calibration import source_of
     from sab.runs import Recipe
     from sab.significance import Thresholds
 
@@ -68,6 +69,7 @@ def _map_recipe(options: argparse.Namespace) -> Recipe:
         samples=options.samples,
         seed=options.seed,
         damping=options.damping,
+        calibration=source_of(options.calibration),
     )
     recipe.validate()
     return recipe
@@ -83,7 +85,10 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
         raise SabError("--seeds must be at least 1.")
     lvlm = models.load(options.model, options.device, options.dtype)
     progress = Progress()
-    calibrations = [calibration.embedded(recipe.samples, recipe.seed + step) for step in range(options.seeds)]
+    calibrations = [
+        calibration.choose(recipe.calibration, recipe.samples, recipe.seed + step, recipe.split)
+        for step in range(options.seeds)
+    ]
     found = controls(lvlm, calibrations, recipe.sensitivity, recipe.split, recipe.thresholds, recipe.damping, progress)
     stored = StoredControls.of(found, recipe.map_conditions(lvlm.fingerprint))
     result = dict(stored.figures)
@@ -130,7 +135,7 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
     asked = _balanced(options)
     lvlm = models.load(options.model, options.device, options.dtype)
     progress = Progress()
-    samples = calibration.embedded(recipe.samples, recipe.seed)
+    samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
     sensitivities = sequential.maps(lvlm, samples, recipe.sensitivity, recipe.split, progress, recipe.damping)
     found = causal(
         lvlm,

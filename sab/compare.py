@@ -147,7 +147,7 @@ def gap(first: str, second: str, one: Sequence[Asked], two: Sequence[Asked]) -> 
 
 def _shared(full: LVLM, recipe: Recipe, tell: Progress) -> dict[str, Any]:
     """What all methods of one seed share: the samples, and the maps where the decoder takes part."""
-    samples = calibration.embedded(recipe.samples, recipe.seed)
+    samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
     if "decoder" not in recipe.parts:
         return {"samples": samples}
     found = sequential.maps(full, samples, recipe.sensitivity, recipe.split, tell, recipe.damping)

@@ -24,7 +24,7 @@ from sab.errors import SabError
 
 HALVES = ("language_a", "language_b", "vision_a", "vision_b")
 SHIPPED = runs.ASSET_RUNS.parent
-CONDITIONS = ("fingerprint", "sensitivity", "split", "samples", "seed", "damping")
+CONDITIONS = ("fingerprint", "sensitivity", "split", "samples", "seed", "calibration", "damping")
 
 
 @dataclass(frozen=True)

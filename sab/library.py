@@ -19,11 +19,12 @@ LARGEST_RECIPE = 1_000_000  # bytes of a file that is read; 7B models have some 
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """What a recipe file holds: the recipe, and the fingerprint of the weights it was made for, where the file is a
-    run's own `recipe.json`."""
+    """What a recipe file holds: the recipe, and the fingerprints of the weights it was made for and of the calibration
+    samples, where the file is a run's own `recipe.json`."""
 
     recipe: Recipe
     fingerprint: str | None
+    samples: str | None = None
 
 
 def read_recipe(path: str | Path) -> RecipeFile:
@@ -41,9 +42,10 @@ def read_recipe(path: str | Path) -> RecipeFile:
     inner = header.get("recipe", header)
     if not isinstance(inner, dict) or "method" not in inner:
         raise SabError(f"{path.name} holds no recipe; choose a run's recipe.json.")
-    fingerprint = header.get("fingerprint")
+    noted = header.get("calibration")
+    found = [header.get("fingerprint"), noted.get("fingerprint") if isinstance(noted, dict) else None]
     try:
-        return RecipeFile(Recipe.from_json(inner), fingerprint if isinstance(fingerprint, str) else None)
+        return RecipeFile(Recipe.from_json(inner), *(value if isinstance(value, str) else None for value in found))
     except (TypeError, AttributeError) as error:
         raise SabError(f"A value in {path.name} is of the wrong kind; choose a run's recipe.json.") from error
 

@@ -23,6 +23,13 @@ def add_model(parser: argparse.ArgumentParser, about: str) -> None:
 
 def add_maps(parser: argparse.ArgumentParser) -> None:
     """What the maps and the partition depend on."""
+    parser.add_argument(
+        "--calibration",
+        default="embedded",
+        metavar="SOURCE",
+        help="where calibration samples are from: embedded (the drawn world), a folder of pictures with texts, a file "
+        "of chat messages as JSON lines, or hf:owner/name[:split]; sab/calibration_files.py says how they look",
+    )
     parser.add_argument("--samples", type=int, default=512, help="calibration samples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the calibration samples")
     parser.add_argument("--split", default="token", help="token or corpus")

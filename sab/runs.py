@@ -1,6 +1,6 @@
 """Run directories: a recipe, one code file and one report per linear, sensitivities, and a manifest.
 
-    recipe.json                      what was asked for, of which weights, with which versions and machine
+    recipe.json                      what was asked for, of which weights and samples, with which versions and machine
     sensitivity-<kind>.safetensors   "<linear>.language", "<linear>.vision": [m] (input) or [n, m] (fisher)
     codes/<linear>.safetensors       packed codes (see packing.py), metadata in the header
     reports/<linear>.json            a LinearReport and the SHA-256 of the code file; written after the codes
@@ -47,6 +47,7 @@ from sab.significance import Thresholds
 
 if TYPE_CHECKING:
     from sab.binarizers import LinearCodes
+    from sab.calibration import SampleSet
     from sab.models import LVLM
 
 FORMAT_VERSION = 1
@@ -76,7 +77,8 @@ class Recipe:
     """Everything a run depends on besides the machine. `model` None is the embedded one; `parts` are those of
     `sab.parts`, in forward order; `linears` None is every linear of the parts. `beta` holds for the decoder:
     elsewhere there are vision tokens only. `refine`: epochs over which the scales of each decoder block are
-    refined together, None for what the method does by itself. The other fields are described in METHOD.md and in
+    refined together, None for what the method does by itself. `calibration`: the source of the samples as
+    `calibration.source_of` names it, None for the demo world. The other fields are described in METHOD.md and in
     `compensate.FitSettings`.
     """
 
@@ -100,6 +102,7 @@ class Recipe:
     keep: str = "magnitude"
     bits: float | None = None
     refine: int | None = None
+    calibration: str | None = None
 
     @property
     def refine_epochs(self) -> int:
@@ -144,6 +147,8 @@ class Recipe:
             raise SabError("linears must name at least one linear, or be left out for all of them.")
         if self.model is not None and not isinstance(self.model, str):
             raise SabError(f"model is {self.model!r}; give a folder or a Hugging Face id.")
+        if self.calibration is not None and (not isinstance(self.calibration, str) or not self.calibration):
+            raise SabError(f"calibration is {self.calibration!r}; give a folder, a file or hf:owner/name.")
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `json` can write and `from_json` reads back."""
@@ -152,7 +157,7 @@ class Recipe:
 
     def map_conditions(self, fingerprint: str) -> dict[str, Any]:
         """What figures about the maps of a model depend on, for JSON."""
-        names = ("sensitivity", "split", "samples", "seed", "damping", "thresholds")
+        names = ("sensitivity", "split", "samples", "seed", "calibration", "damping", "thresholds")
         stored = self.to_json()
         model = {"model": self.model or "embedded", "fingerprint": fingerprint}
         return model | {name: stored[name] for name in names}
@@ -274,6 +279,7 @@ class Run:
             *([f"{recipe.sensitivity} sensitivity"] if recipe.sensitivity != "input" else []),
             *([f"{recipe.samples} samples"] if recipe.samples != Recipe.samples else []),
             *([f"seed {recipe.seed}"] if recipe.seed != Recipe.seed else []),
+            *([f"calibrated on {Path(recipe.calibration).name}"] if recipe.calibration is not None else []),
             *([f"{len(recipe.linears)} linears"] if recipe.linears is not None else []),
             *(["custom thresholds"] if recipe.thresholds != Thresholds() else []),
             *([" + ".join(recipe.parts)] if recipe.parts != Recipe.parts else []),
@@ -460,6 +466,11 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
         raise SabError(f"{directory} is a file; name a directory for the run.")
     if (directory / "recipe.json").exists():
         run = Run.open(directory)
+        if run.recipe.calibration != recipe.calibration:
+            raise SabError(
+                f"{directory} holds a run that was calibrated on {run.recipe.calibration or 'the embedded world'}; "
+                "name that source, or another directory."
+            )
         if run.recipe != recipe or run.fingerprint != lvlm.fingerprint or list(run.names) != list(names):
             raise SabError(f"{directory} holds a run of another recipe or model; name another directory or delete it.")
         if any(run.header.get(key) != header[key] for key in ("versions", "machine")) and not run.finished:
@@ -476,6 +487,25 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
     _make(directory)
     write_json(directory / "recipe.json", header)
     return Run.open(directory)
+
+
+def settle_calibration(run: Run, samples: SampleSet, **tokens: int) -> None:
+    """Note in the header what the run is calibrated on, and how many `tokens_<modality>` that is, once it is counted.
+
+    SabError where the run was begun on other samples. Runs that were begun before this was noted stay as they are.
+    """
+    noted = run.header.get("calibration")
+    if noted is None and run.reports:
+        return
+    found = {**samples.summary(), **tokens}
+    if noted is not None and noted.get("fingerprint") != found["fingerprint"]:
+        raise SabError(
+            f"The calibration samples of {found['source']} are not those that the run in {run.directory} was begun "
+            "with; bring them back, or name another directory."
+        )
+    if noted is None or any(noted.get(key) != value for key, value in found.items()):
+        run.header = {**run.header, "calibration": {**(noted or {}), **found}}
+        write_json(run.directory / "recipe.json", run.header)
 
 
 def store_linear(run: Run, report: LinearReport, codes: LinearCodes) -> None:

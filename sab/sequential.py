@@ -78,8 +78,8 @@ def quantize(
     the binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there.
 
     A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
-    `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace the
-    embedded calibration samples, `sensitivities` (from `maps`, same samples) save computing them again, and so does
+    `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace those
+    of the recipe's source, `sensitivities` (from `maps`, same samples) save computing them again, and so does
     `calibrated`, of the full-precision model with this recipe's samples and split (it then stands for `samples` too);
     `progress(stage, fraction)` hears about the work between reports. Raises SabError for an invalid recipe, a
     foreign or damaged directory, a full disk, and weights or activations that are not finite.
@@ -100,16 +100,24 @@ def quantize(
     tell("calibration samples", 0.0)
     known = calibrated
     if known is None:
-        chosen = samples if samples is not None else calibration.embedded(recipe.samples, recipe.seed)
+        chosen = samples if samples is not None else calibration.choose(
+            recipe.calibration, recipe.samples, recipe.seed, recipe.split
+        )
         known = Calibrated(lvlm, chosen, recipe.split, progress=tell)
+    drawn = calibration.as_set(known.samples)
+    if run is not None:
+        runs.settle_calibration(run, drawn)
     decoder = [name for name in names if lvlm.info[name].part == "decoder"]
     outside = [name for name in names if name not in decoder]
     given = {recipe.sensitivity: dict(sensitivities)} if sensitivities is not None else {}
     found: Maps = {}
     if decoder:
+        tokens: dict[str, int] = {}
         for modality in ("language", "vision"):
-            tokens = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
-            _warn_of_few_tokens(lvlm, decoder, modality, tokens)
+            tokens[f"tokens_{modality}"] = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
+            _warn_of_few_tokens(lvlm, decoder, modality, tokens[f"tokens_{modality}"])
+        if run is not None:
+            runs.settle_calibration(run, drawn, **tokens)
         found = _all_maps(known, recipe, run, decoder, given, tell)
     if run is not None:
         runs.log_event(run, "started", done=len(finished), total=len(names))

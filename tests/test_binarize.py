@@ -130,6 +130,13 @@ def test_a_recipe_of_another_model_is_refused(tmp_path: Path) -> None:
                 recipe_form.loaded_recipe(STORE, path)
 
 
+def test_a_recipe_that_names_files_of_the_machine_is_left_to_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(Recipe(calibration=str(tmp_path)).to_json()))
+    with pytest.raises(SabError, match="quantize --recipe"):
+        recipe_form.loaded_recipe(STORE, path)
+
+
 def test_only_what_the_method_looks_at_is_shown() -> None:
     shown = recipe_form.shown_for("xnor", True)
     assert not any(shown[name]["visible"] for name in ("bits", "salient_top_p", "iterations", "keep"))

@@ -66,7 +66,10 @@ class Nulls:
             lvlm = self._store.lvlm
             if lvlm.fingerprint != run.fingerprint:
                 raise SabError("The null of a run is computed with its own model open: choose a run of this model.")
-            calibrations = [calibration.embedded(recipe.samples, recipe.seed + step) for step in range(SEEDS)]
+            calibrations = [
+                calibration.choose(recipe.calibration, recipe.samples, recipe.seed + step, recipe.split)
+                for step in range(SEEDS)
+            ]
             with self._store.device_lock:
                 found = controls(
                     lvlm,
@@ -84,7 +87,9 @@ class Nulls:
     def map_recipe(self, run: Run, kind: str) -> Recipe:
         """What the maps of this kind were made with: the run's recipe, or what the page computes Fisher maps with."""
         if kind == "fisher" and not run.sensitivities("fisher"):
-            return replace(run.recipe, sensitivity=kind, samples=FISHER_SAMPLES, seed=0, split="token")
+            return replace(
+                run.recipe, sensitivity=kind, samples=FISHER_SAMPLES, seed=0, split="token", calibration=None
+            )
         return replace(run.recipe, sensitivity=kind)
 
     def _conditions(self, run: Run, kind: str) -> Mapping[str, Any]:

@@ -359,6 +359,11 @@ def loaded_recipe(store: Store, path: str | Path) -> Recipe:
             f"This recipe is for another model ({named or 'the embedded one'}): start the page with it, or choose a "
             f"recipe for {store.model_name}."
         )
+    if found.recipe.calibration is not None:  # a visitor must not name files of the machine the page runs on
+        raise SabError(
+            f"This recipe is calibrated on {found.recipe.calibration}, which the page does not read: repeat it with "
+            "python -m sab quantize --recipe."
+        )
     return replace(found.recipe, model=store.model)
 
 

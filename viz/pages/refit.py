@@ -44,6 +44,7 @@ def submit(store: Store, conversation: Conversation, sent: dict[str, Any]) -> Jo
         split=kept.split,
         samples=kept.samples,
         seed=kept.seed,
+        calibration=kept.calibration,
         parts=(store.lvlm.info[name].part,),
         linears=(name,),
     )

@@ -154,7 +154,7 @@ class Bench:
         key = calibration_key(recipe)
         if self._known is None or self._known[0] != key:
             self._known = None
-            samples = calibration.embedded(recipe.samples, recipe.seed)
+            samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
             self._known = key, Calibrated(full, samples, recipe.split, KEPT_BYTES)
         known = self._known[1]
         known.progress = progress
@@ -163,9 +163,9 @@ class Bench:
         return known
 
 
-def calibration_key(recipe: Recipe) -> tuple[int, int, str]:
+def calibration_key(recipe: Recipe) -> tuple[int, int, str, str | None]:
     """What calibration samples and their tokens depend on."""
-    return recipe.samples, recipe.seed, recipe.split
+    return recipe.samples, recipe.seed, recipe.split, recipe.calibration
 
 
 def halt_if(stop: Any) -> None:
