@@ -6,10 +6,10 @@ SabLens.mountChart = ({ element, props, watch }) => {
   const plot = element.querySelector('.ch-plot');
   const controls = element.querySelector('.ch-controls');
   const words = element.querySelector('.ch-words');
-  const NARROW = 560; // pixels
+  const NARROW = 560, PAPER = 640; // pixels; PAPER fits between the margins of A4 and of US letter
   let places = [], built = '', drawn = '';
 
-  const narrow = () => element.clientWidth < NARROW;
+  const narrow = () => !SabLens.printing && element.clientWidth < NARROW;
   const frame = () => {
     const { frames, controls: all } = props.value;
     if (!frames) return null;
@@ -46,7 +46,7 @@ SabLens.mountChart = ({ element, props, watch }) => {
     const data = base.data.map((trace, index) => ({ ...trace, ...(step?.data[index] || {}) }));
     const layout = { ...base.layout, height: base.layout.meta.height };
     if (narrow()) assign(layout, base.layout.meta.narrow);
-    layout.width = plot.clientWidth;
+    layout.width = SabLens.printing ? PAPER : plot.clientWidth;
     await Plotly.react(plot, data, layout, {
       displaylogo: false, showSendToCloud: false, scrollZoom: false, displayModeBar: narrow() ? false : 'hover',
       modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'zoomIn2d', 'zoomOut2d', 'pan2d'],
@@ -59,7 +59,7 @@ SabLens.mountChart = ({ element, props, watch }) => {
     drawn = seen;
   }
 
-  const look = () => [element.clientWidth, SabLens.dark].join();
+  const look = () => [element.clientWidth, SabLens.dark, SabLens.printing].join();
   const redraw = () => { if (drawn !== look()) draw(); };
 
   function buildControls() {
@@ -87,6 +87,7 @@ SabLens.mountChart = ({ element, props, watch }) => {
   const update = () => { buildControls(); draw(); };
   watch('value', update);
   new ResizeObserver(redraw).observe(element);
+  for (const event of ['beforeprint', 'afterprint']) window.addEventListener(event, redraw);
   new MutationObserver(redraw).observe(document.body, { attributes: true, attributeFilter: ['class'] });
   update();
 };

@@ -71,6 +71,9 @@
       return colours.get(key);
     },
 
+    /** Whether the page is being laid out for paper. */
+    printing: false,
+
     get dark() { return document.body.classList.contains("dark"); },
 
     /** plotly.js, loaded when first asked for. */
@@ -321,6 +324,18 @@
   restoreMode();
   // gradio follows the system's mode on its own after loading; charts have to hear of it.
   new MutationObserver(() => tell(["theme"])).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+  // Paper is white: what is printed is the light page. Figures hear of the same events after this and draw to its width.
+  let wasDark = false;
+  window.addEventListener("beforeprint", () => {
+    lens.printing = true;
+    wasDark = lens.dark;
+    document.body.classList.remove("dark");
+  });
+  window.addEventListener("afterprint", () => {
+    lens.printing = false;
+    document.body.classList.toggle("dark", wasDark);
+  });
 
   function showHelp() {
     const make = lens.make;

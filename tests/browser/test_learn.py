@@ -69,3 +69,16 @@ def test_each_step_leads_to_its_tab_and_fits_a_phone(phone: Visitor) -> None:
     page.click(".ln-step button[data-tab=binarize] >> nth=0")
     page.wait_for_function("SabLens.state.tab === 'binarize'")
     page.wait_for_selector("#binarize-run", state="visible")
+
+
+def test_paper_gets_the_light_page_at_its_own_width(visitor: Visitor) -> None:
+    page = visitor.open("?tab=learn&__theme=dark")
+    page.wait_for_selector("#learn-bit .main-svg")
+    width = "document.querySelector('#learn-bit .main-svg').getBoundingClientRect().width"
+    before = page.evaluate(width)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(f"{width} === 640")
+    assert not page.evaluate("SabLens.dark")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function(f"{width} === {before}")
+    assert page.evaluate("SabLens.dark")
