@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 PEOPLE = 20
-STATES = """() => [...document.querySelectorAll('.cv-turn:last-child .cv-answer')].map((each) => each.dataset.state)"""
+BOTH_DONE = """() => {
+  const sides = [...document.querySelectorAll('.cv-turn:last-child .cv-answer')];
+  return sides.length === 2 && sides.every((each) => each.dataset.state === 'done');
+}"""
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -59,9 +62,7 @@ def test_twenty_people_wait_in_line_and_see_only_their_own(crowd: list[Page]) ->
         page.evaluate("document.querySelector('#chat-send').click()")
     waited = []
     for number, page in enumerate(crowd):
-        page.wait_for_function(
-            f"(() => {{ const s = ({STATES})(); return s.length === 2 && s.every((x) => x === 'done'); }})()"
-        )
+        page.wait_for_function(BOTH_DONE)
         text = page.inner_text("#conversation")
         assert f"canary-{number:02d}" in text
         assert not any(f"canary-{other:02d}" in text for other in range(PEOPLE) if other != number)
