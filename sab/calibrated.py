@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sab.calibration import Sample
-from sab.capture import Batch, capture, reach_decoder, replay_block, rows_of, watching
+from sab.capture import Batch, capture, moved, reach_decoder, replay_block, rows_of, watching
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator
 from sab.models import LVLM, Inputs
@@ -143,13 +143,14 @@ def through_block(
     linears = {name: lvlm.linears[name] for name in names}
     moments: dict[str, Moments] = {}
     behind = []
-    for batch, masks in zip(batches, groups, strict=True):
+    with lvlm.holding_block(index), torch.no_grad():
+        for batch, masks in zip(batches, groups, strict=True):
 
-        def see(together: list[str], inputs: Tensor, masks: tuple[Tensor, ...] = masks) -> None:
-            _add(moments, together, inputs, masks)
+            def see(together: list[str], inputs: Tensor, masks: tuple[Tensor, ...] = masks) -> None:
+                _add(moments, together, inputs, masks)
 
-        with torch.no_grad(), watching(linears, see):
-            behind.append(replace(batch, hidden=replay_block(lvlm, index, batch)))
+            with watching(linears, see):
+                behind.append(replace(batch, hidden=moved(replay_block(lvlm, index, batch), lvlm.rests_on)))
     if check:
         _check(moments, names)
     return moments, behind
@@ -164,9 +165,10 @@ def through_tower(lvlm: LVLM, pictures: Sequence[Inputs], names: Sequence[str]) 
         everywhere = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
         _add(moments, together, inputs, (~everywhere, everywhere))
 
-    for batch in pictures:
-        with watching(linears, see):
-            reach_decoder(lvlm, batch)
+    with lvlm.holding_front():
+        for batch in pictures:
+            with watching(linears, see):
+                reach_decoder(lvlm, lvlm.place(batch))
     _check(moments, names)
     return moments
 

@@ -9,13 +9,15 @@ rotary table; memory: the hidden states of one boundary for all samples.
 
 The vision tower and the projector come before all that. They are small and every family wires them in its own
 way, so they are not replayed block by block: `reach_decoder` runs the whole of them, with hooks where needed.
+
+Batches rest on the host where the model is streamed, and go to its device one at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -43,6 +45,23 @@ class Batch:
     language: Tensor
     vision: Tensor
     targets: Tensor
+
+    def on(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        if self.language.device == device:
+            return self
+        return Batch(**{entry.name: moved(getattr(self, entry.name), device) for entry in fields(self)})
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor, or tensors inside dictionaries, lists and tuples, on a device; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(entry, device) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(moved(entry, device) for entry in value)
+    return value
 
 
 class _Reached(Exception):
@@ -74,15 +93,16 @@ def capture(
     for place, sample in enumerate(samples):
         if place % batch_size == 0:
             tell("calibration samples", place / len(samples) / 2)
-        row = lvlm.prepare(sample.messages, sample.picture)
-        answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.device)
+        row = moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on)
+        answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.rests_on)
         row["targets"] = next_tokens(row["input_ids"], answers[None])
         row["with_picture"] = torch.full_like(row["input_ids"], int(sample.picture is not None))
         rows.append(row)
     batches: list[Batch] = []
-    for bucket in length_buckets(rows, batch_size):
-        tell("calibration samples", 0.5 + sum(batch.language.shape[0] for batch in batches) / len(rows) / 2)
-        batches.append(_capture_batch(lvlm, [rows[index] for index in bucket], split))
+    with lvlm.holding_front():
+        for bucket in length_buckets(rows, batch_size):
+            tell("calibration samples", 0.5 + sum(batch.language.shape[0] for batch in batches) / len(rows) / 2)
+            batches.append(_capture_batch(lvlm, [rows[index] for index in bucket], split).on(lvlm.rests_on))
     return batches
 
 
@@ -94,7 +114,7 @@ def next_tokens(input_ids: Tensor, answers: Tensor) -> Tensor:
 
 
 def _capture_batch(lvlm: LVLM, rows: Sequence[Inputs], split: str) -> Batch:
-    collated = lvlm.collate(rows)
+    collated = lvlm.place(lvlm.collate(rows))
     attended = collated["attention_mask"].bool()
     targets = collated.pop("targets").masked_fill(~attended, -100)
     with_picture = collated.pop("with_picture").bool()
@@ -123,7 +143,8 @@ def reach_decoder(lvlm: LVLM, inputs: Inputs) -> dict[str, Any]:
 
 def picture_batches(lvlm: LVLM, samples: Sequence[Sample], batch_size: int = 16) -> list[Inputs]:
     """Model inputs of the samples that have a picture, for `reach_decoder`. SabError where none has one."""
-    rows = [lvlm.prepare(sample.messages, sample.picture) for sample in samples if sample.picture is not None]
+    pictures = (sample for sample in samples if sample.picture is not None)
+    rows = [moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on) for sample in pictures]
     if not rows:
         raise SabError("No calibration sample has a picture, so nothing reaches the vision tower; take more samples.")
     return [lvlm.collate([rows[index] for index in bucket]) for bucket in length_buckets(rows, batch_size)]
@@ -145,26 +166,23 @@ def patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 def replay_block(lvlm: LVLM, index: int, batch: Batch) -> Any:
     """Output of decoder block `index` (a tensor [B, S, D], or a tuple that starts with it) over a batch whose
-    `hidden` is the output of block index − 1. Runs with the caller's gradient mode."""
+    `hidden` is the output of block index − 1. Runs with the caller's gradient mode, on the model's device; a streamed
+    model must be holding the block."""
     blocks = lvlm.blocks
     original = blocks[index].forward
-    caught: list[Any] = []
-
-    def record(*positional: Any, **named: Any) -> Any:
-        caught.append(original(*positional, **named))
-        return caught[0]
+    batch = batch.on(lvlm.device)
 
     def end(*positional: Any, **named: Any) -> Any:
-        raise _Reached
+        raise _Reached(original(*positional, **named))
 
     with ExitStack() as stack:
         _stub_before(stack, blocks, index, batch.hidden)
-        stack.enter_context(patched(blocks[index], record))
-        if index + 1 < len(blocks):
-            stack.enter_context(patched(blocks[index + 1], end))
-        stack.enter_context(suppress(_Reached))
-        lvlm.decoder(**batch.arguments)
-    return caught[0]
+        stack.enter_context(patched(blocks[index], end))
+        try:
+            lvlm.decoder(**batch.arguments)
+        except _Reached as reached:
+            return reached.caught
+    raise SabError(f"Decoder block {index} of the {lvlm.family} family was not reached; it is not supported.")
 
 
 @torch.no_grad()
@@ -247,12 +265,14 @@ def rows_of(inputs: Tensor, mask: Tensor, name: str) -> Tensor:
 
 
 def answer_gradient(lvlm: LVLM, batch: Batch) -> Tensor:
-    """Gradient of the answers' log-likelihood (summed over tokens) at the last block's output, [B, S, D]."""
+    """Gradient of the answers' log-likelihood (summed over tokens) at the last block's output, [B, S, D], where the
+    batch rests. A streamed model must be holding the head."""
+    batch = batch.on(lvlm.device)
     with torch.enable_grad():
         states, wrapped = _leaf(batch.hidden)
         logits = replay_head(lvlm, replace(batch, hidden=wrapped)).float()
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
-        return torch.autograd.grad(loss, states)[0]
+        return torch.autograd.grad(loss, states)[0].to(lvlm.rests_on)
 
 
 def block_gradient(
@@ -266,8 +286,9 @@ def block_gradient(
     """Take a gradient [B, S, D] back through block `index`, replayed with gradients on.
 
     `see(name, inputs [B, S, m], gradient [B, S, n])` is called for each linear. Returns the gradient at the
-    block's input.
+    block's input, where the batch rests. A streamed model must be holding the block.
     """
+    batch, gradient = batch.on(lvlm.device), gradient.to(lvlm.device)
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, positional: tuple[Any, ...], output: Tensor) -> None:
@@ -287,7 +308,7 @@ def block_gradient(
                 batch = replace(batch, hidden=wrapped)
             output = replay_block(lvlm, index, batch)
             first = output[0] if isinstance(output, tuple) else output
-            return torch.autograd.grad(first, states, gradient)[0]
+            return torch.autograd.grad(first, states, gradient)[0].to(lvlm.rests_on)
     finally:
         for hook in hooks:
             hook.remove()

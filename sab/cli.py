@@ -77,6 +77,12 @@ def _parser() -> Parser:
     )
     quantize.add_argument("--out", type=Path, required=True, help="directory of the run")
     quantize.add_argument("--resume", action="store_true", help="continue the run in --out")
+    quantize.add_argument(
+        "--stream",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="one block on the device at a time, read from the files; auto: if it has too little room",
+    )
     quantize.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
 
     evaluate = commands.add_parser("eval", help="accuracy, blank-picture control, perplexity and speed")
@@ -180,7 +186,7 @@ def _given_recipe(options: argparse.Namespace) -> RecipeFile:
 
     from sab.library import read_recipe
 
-    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype"}
+    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype", "stream"}
     for name in sorted(options.typed - beside):
         raise SabError(f"--recipe says everything; leave --{name.replace('_', '-')} out.")
     found = read_recipe(options.recipe)
@@ -210,7 +216,8 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
     from sab import calibration, models
     from sab.sequential import chosen_linears
 
-    lvlm = models.load(recipe.model, options.device, options.dtype)
+    streamed = {"auto": None, "yes": True, "no": False}[options.stream]
+    lvlm = models.load(recipe.model, options.device, options.dtype, streamed=streamed)
     if given.fingerprint not in (None, lvlm.fingerprint):
         raise SabError(f"{options.recipe} was made for other weights than those of {lvlm.source}; name their model.")
     names = chosen_linears(lvlm, recipe)
@@ -219,6 +226,8 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
         return {"dry_run": True, "recipe": recipe.to_json(), "linears": len(names), "weights": weights}
     progress = Progress()
     progress.say(f"{lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
+    if lvlm.streamed is not None:
+        progress.say("streamed: the weights stay in their files, one decoder block at a time is in memory")
     shared: dict[str, Any] = {}
     if given.samples is not None:
         samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)

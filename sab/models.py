@@ -19,8 +19,10 @@ import hashlib
 import inspect
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +37,7 @@ from transformers.utils.import_utils import is_torchvision_available
 
 from sab.errors import SabError
 from sab.parts import PARTS
+from sab.streaming import ROOM, Streamed, free_memory, on_meta, open_streamed, weight_bytes
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -75,7 +78,8 @@ class LVLM:
 
     `linears` maps module names to `nn.Linear` in forward order (vision, projector, decoder; no `lm_head`);
     `info` has the same keys. `fingerprint` identifies the full-precision weights and stays what it was at
-    loading when the weights are binarized.
+    loading when the weights are binarized. `streamed`: where the weights of a model are read from that has them in
+    memory only while they are held (`holding_block` and the others, which do nothing for other models).
     """
 
     model: Any
@@ -87,6 +91,7 @@ class LVLM:
     device: torch.device
     image_token_id: int
     fingerprint: str
+    streamed: Streamed | None = None
     decoder_linears: dict[str, nn.Linear] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +106,65 @@ class LVLM:
     def blocks(self) -> list[nn.Module]:
         """The decoder's blocks, in forward order."""
         return list(cast(nn.ModuleList, self.decoder.layers))
+
+    @property
+    def rests_on(self) -> torch.device:
+        """Where activations of the calibration samples wait for their turn: the host for a streamed model."""
+        return self.device if self.streamed is None else torch.device("cpu")
+
+    def holding_block(self, index: int) -> AbstractContextManager[None]:
+        """Have decoder block `index` on the device while the context is open, and what the decoder has beside its
+        blocks."""
+        return self._holding({str(index), "decoder"})
+
+    def holding_front(self) -> AbstractContextManager[None]:
+        """The same for everything in front of the decoder: tower, projector, embeddings."""
+        return self._holding({"front", "embeddings"})
+
+    def holding_head(self) -> AbstractContextManager[None]:
+        """The same for what comes behind the last decoder block: final norm and output head."""
+        return self._holding({"decoder", "head"} | ({"embeddings"} if "head" not in self._places.values() else set()))
+
+    def stored_tensors(self, skip: Iterable[str] = ()) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and saved buffer but the weights of the linears to `skip`, by its name in the model, one at
+        a time; tied ones once. Of a streamed model each is read when its turn comes, so a checkpoint can be written
+        without the whole model in memory."""
+        left_out = {f"{name}.weight" for name in skip}
+        saved = self.model.state_dict()
+        buffers = [(name, buffer) for name, buffer in self.model.named_buffers() if name in saved]
+        if self.streamed is not None:
+            yield from self.streamed.tensors(left_out)
+        else:
+            for name, parameter in self.model.named_parameters():
+                if name not in left_out:
+                    yield name, parameter.detach()
+        yield from buffers
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """Where each parameter belongs: a decoder block's number, "decoder" (beside its blocks), "embeddings" (and the
+        head, where it is tied to them), "head", or "front"."""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        decoder, blocks = names[id(self.decoder)], names[id(self.decoder.layers)]
+        head = self.model.get_output_embeddings()
+        embeddings = {id(parameter) for parameter in self.model.get_input_embeddings().parameters()}
+        last = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+        places = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if id(parameter) in embeddings:
+                places[name] = "embeddings"
+            elif name.startswith(f"{blocks}."):
+                places[name] = name.removeprefix(f"{blocks}.").partition(".")[0]
+            elif id(parameter) in last:
+                places[name] = "head"
+            else:
+                places[name] = "decoder" if name.startswith(f"{decoder}.") else "front"
+        return places
+
+    def _holding(self, places: set[str]) -> AbstractContextManager[None]:
+        if self.streamed is None:
+            return nullcontext()
+        return self.streamed.hold([name for name, place in self._places.items() if place in places])
 
     @property
     def tokenizer(self) -> Any:
@@ -139,7 +203,9 @@ class LVLM:
         return Units(axis, "head", size) if lines % size == 0 else None
 
     def copy(self) -> LVLM:
-        """An independent copy whose weights may be replaced; the processor is shared."""
+        """An independent copy whose weights may be replaced; the processor is shared. SabError for a streamed model."""
+        if self.streamed is not None:
+            raise SabError(f"{self.source} is streamed, so there is nothing to copy; load it whole.")
         model = copy.deepcopy(self.model)
         modules = dict(model.named_modules())
         return LVLM(
@@ -346,11 +412,14 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    streamed: bool | None = False,
 ) -> LVLM:
     """Load a model for pictures and text; None loads the embedded one.
 
     Defaults: CUDA in bfloat16 where there is one, otherwise the CPU in float32. Code shipped inside a
-    checkpoint is never run and only safetensors weights are read. Raises SabError, in one sentence, for a
+    checkpoint is never run and only safetensors weights are read. A `streamed` model keeps its weights in their
+    files and can only be quantized, one decoder block on the device at a time; None streams a model whose weights
+    would take more than six tenths of the memory that is free on the device. Raises SabError, in one sentence, for a
     path that does not exist, a checkpoint that is not a vision-language model or is incomplete, and families
     whose pictures do not pass through the decoder as tokens (cross-attention, encoder-decoder).
     """
@@ -373,6 +442,11 @@ def load(
             "choose one with a decoder that reads picture tokens, such as Qwen2.5-VL."
         )
     processor = _processor(source, config, revision)
+    if streamed is None:
+        streamed = weight_bytes(on_meta(config, chosen_dtype)) > ROOM * free_memory(chosen_device)
+    if streamed:
+        model, weights = open_streamed(config, source, revision, chosen_dtype, chosen_device)
+        return wrap(model, processor, source, weights)
     model, loading = _read(
         source,
         transformers.AutoModelForImageTextToText.from_pretrained,
@@ -394,8 +468,9 @@ def load(
     return wrap(model.to(chosen_device), processor, source)
 
 
-def wrap(model: Any, processor: Any, source: str) -> LVLM:
-    """An LVLM around a model and a processor that are already in memory. SabError where it is unsupported."""
+def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = None) -> LVLM:
+    """An LVLM around a model and a processor that are already in memory, or whose weights are `streamed`. SabError
+    where it is unsupported."""
     config = model.config
     decoder = model.get_decoder()
     blocks = getattr(decoder, "layers", None)
@@ -417,18 +492,20 @@ def wrap(model: Any, processor: Any, source: str) -> LVLM:
         source=source,
         linears=linears,
         info={entry.name: entry for entry in info},
-        device=next(model.parameters()).device,
+        device=streamed.device if streamed is not None else next(model.parameters()).device,
         image_token_id=image_token_id,
-        fingerprint=fingerprint(config, linears.items()),
+        fingerprint=fingerprint(config, linears.items(), streamed),
+        streamed=streamed,
     )
 
 
-def fingerprint(config: Any, linears: Iterable[tuple[str, nn.Linear]]) -> str:
+def fingerprint(config: Any, linears: Iterable[tuple[str, nn.Linear]], streamed: Streamed | None = None) -> str:
     """SHA-256 over the model type and evenly spaced weights of every linear: cheap; any training moves it."""
     digest = hashlib.sha256(config.model_type.encode())
     for name, linear in linears:
-        weight = linear.weight.detach().flatten()
-        sampled = weight[:: max(1, weight.numel() // FINGERPRINT_SAMPLES)].to("cpu", torch.float32)
+        with nullcontext() if streamed is None else streamed.hold([f"{name}.weight"]):
+            weight = linear.weight.detach().flatten()
+            sampled = weight[:: max(1, weight.numel() // FINGERPRINT_SAMPLES)].to("cpu", torch.float32)
         digest.update(f"{name}{tuple(linear.weight.shape)}".encode())
         digest.update(sampled.numpy().tobytes())
     return digest.hexdigest()

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -373,7 +373,8 @@ class Run:
         return unpack(*_tensors(path, _vouched_bytes(path, self._vouched[name][1])))
 
     def apply(self, lvlm: LVLM) -> None:
-        """Put the dense weights of all finished linears into a model ("simulated": dequantized).
+        """Put the dense weights of all finished linears into a model ("simulated": dequantized); a streamed one will
+        read them from this run.
 
         Raises SabError when the model is not the one the run was made from.
         """
@@ -383,7 +384,10 @@ class Run:
                 "load the model it names, or make the run again."
             )
         for name in self._vouched:
-            put_weight(lvlm, name, self.codes(name).dense())
+            if lvlm.streamed is not None:
+                lvlm.streamed.replaced[f"{name}.weight"] = partial(_dense, self, name)
+            else:
+                put_weight(lvlm, name, self.codes(name).dense())
 
     def record_accuracy(self, accuracy: Mapping[str, Any], answers: Mapping[str, Any] | None = None) -> None:
         """Store an evaluation with the run (see `write_evaluation`); a finished run gets a new manifest."""
@@ -399,6 +403,10 @@ class Run:
         for relative, entry in manifest["files"].items():
             sizes[relative] = len(_vouched_bytes(self.directory / relative, entry["sha256"]))
         return sizes
+
+
+def _dense(run: Run, name: str) -> Tensor:
+    return run.codes(name).dense()
 
 
 def put_weight(lvlm: LVLM, name: str, dense: Tensor) -> None:

@@ -75,7 +75,8 @@ def quantize(
     progress: Progress | None = None,
 ) -> Iterator[LinearReport]:
     """Binarize the recipe's parts of `lvlm` in place, yielding a report per linear; an ended iterator leaves
-    the binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there.
+    the binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there. A streamed model needs
+    a `run_dir`; it holds one decoder block at a time, and afterwards reads what is binarized from the run.
 
     A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
     `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace those
@@ -90,7 +91,9 @@ def quantize(
     names = chosen_linears(lvlm, recipe)
     tell = progress or (lambda stage, share: None)
     run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
-    if fingerprint(lvlm.model.config, lvlm.linears.items()) != lvlm.fingerprint:
+    if lvlm.streamed is not None and run is None:
+        raise SabError("A streamed model has no room for what is binarized; name a directory for the run.")
+    if _binarized(lvlm):
         raise SabError("This model has been binarized before; load it afresh, or copy the full-precision one.")
     finished = _finished(lvlm, run, names, together=recipe.refine_epochs > 0)
     yield from finished.values()
@@ -123,11 +126,14 @@ def quantize(
         runs.log_event(run, "started", done=len(finished), total=len(names))
     work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell)
     if outside:
-        pictures = picture_batches(lvlm, known.samples)
-        for _, block in groupby(outside, lambda name: (lvlm.info[name].part, lvlm.info[name].block)):
-            if not (yield from work.block(list(block), partial(through_tower, lvlm, pictures))):
-                return
-        known = Calibrated(lvlm, known.samples, recipe.split, progress=tell)  # the pictures have changed
+        with lvlm.holding_front():
+            pictures = picture_batches(lvlm, known.samples)
+            for _, block in groupby(outside, lambda name: (lvlm.info[name].part, lvlm.info[name].block)):
+                if not (yield from work.block(list(block), partial(through_tower, lvlm, pictures))):
+                    return
+            known = Calibrated(lvlm, known.samples, recipe.split, progress=tell)  # the pictures have changed
+            if decoder:
+                _ = known.batches  # while the binarized tower is there
     last = max((lvlm.info[name].block for name in decoder), default=-1)
     epochs, judged = recipe.refine_epochs, METHODS[recipe.method].judged
     if decoder:
@@ -137,22 +143,25 @@ def quantize(
         inside = [name for name in decoder if lvlm.info[name].block == index]
         if not inside and behind is None:
             continue
-        entered = known.before(index) if behind is None else behind
-        refine: Refine | None = None
-        if epochs:
-            full = known.before(index + 1)  # before any weight of this block is replaced
-            refine = partial(refine_block, lvlm, index, entered, full, epochs=epochs, seed=recipe.seed)
-        collect = partial(_moments, lvlm, index, entered, judged)
-        if behind is None and known.keeps:
-            collect = partial(known.moments, index, judged=judged)
-        if not (yield from work.block(inside, collect, refine)):
-            return
-        if index < last:
-            tell(f"block {index + 1}", work.clock.share)
-            behind = through_block(lvlm, index, entered, [])[1]
+        with lvlm.holding_block(index):
+            entered = known.before(index) if behind is None else behind
+            refine: Refine | None = None
+            if epochs:
+                full = known.before(index + 1)  # before any weight of this block is replaced
+                refine = partial(refine_block, lvlm, index, entered, full, epochs=epochs, seed=recipe.seed)
+            collect = partial(_moments, lvlm, index, entered, judged)
+            if behind is None and known.keeps:
+                collect = partial(known.moments, index, judged=judged)
+            if not (yield from work.block(inside, collect, refine)):
+                return
+            if index < last:
+                tell(f"block {index + 1}", work.clock.share)
+                behind = through_block(lvlm, index, entered, [])[1]
     if run is not None:
         runs.log_event(run, "finished", seconds=round(run.seconds, 3))
         runs.write_manifest(run)
+        if lvlm.streamed is not None:
+            run.apply(lvlm)
 
 
 @dataclass
@@ -197,7 +206,7 @@ class _Work:
                 continue
             if self.run is not None:
                 runs.store_linear(self.run, report, fit.codes)
-            dense[name] = fit.weight
+            dense[name] = fit.weight.to(self.lvlm.linears[name].weight.dtype)
             yield report
         if fits and len(fits) == len(waiting) and refine is not None:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
@@ -335,29 +344,33 @@ def _fisher_maps(
     for index in range(len(lvlm.blocks)):
         tell("Fisher information, forward", index / steps)
         boundaries.append(through_block(lvlm, index, boundaries[-1], [])[1])
-    gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
+    with lvlm.holding_head():
+        gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
     tokens = [sum(int(mask.sum()) for mask in masks) for masks in zip(*groups, strict=True)]
     found: dict[str, tuple[Tensor, ...]] = {}
     for index in reversed(range(len(lvlm.blocks))):
         tell("Fisher information, backward", 1 - (index + 1) / steps)
         inside = {name: lvlm.linears[name] for name in names if lvlm.info[name].block == index}
         sums = {
-            name: [torch.zeros_like(linear.weight, dtype=torch.float32) for _ in tokens]
+            name: [torch.zeros(linear.weight.shape, device=lvlm.device) for _ in tokens]
             for name, linear in inside.items()
         }
 
-        for position, (batch, masks) in enumerate(zip(boundaries[index], groups, strict=True)):
+        with lvlm.holding_block(index):
+            for position, (batch, masks) in enumerate(zip(boundaries[index], groups, strict=True)):
 
-            def add(name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums) -> None:
-                for total, mask in zip(totals[name], masks, strict=True):
-                    rows = rows_of(inputs, mask, name).float().square()
-                    total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
+                def add(name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums) -> None:
+                    for total, mask in zip(totals[name], masks, strict=True):
+                        rows = rows_of(inputs, mask, name).float().square()
+                        total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
 
-            gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
+                gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
         for name, totals in sums.items():
             if not all(bool(torch.isfinite(total).all()) for total in totals):
                 raise SabError(f"{name}: its Fisher information holds NaN or infinity.")
-            found[name] = tuple(total / max(1, count) for total, count in zip(totals, tokens, strict=True))
+            found[name] = tuple(
+                (total / max(1, count)).to(lvlm.rests_on) for total, count in zip(totals, tokens, strict=True)
+            )
         boundaries.pop()
     return {name: found[name] for name in names}
 
@@ -390,6 +403,12 @@ def _all_maps(
             if run is not None:
                 runs.store_sensitivities(run, kind, {name: found[name] for name in names})
     return found
+
+
+def _binarized(lvlm: LVLM) -> bool:
+    if lvlm.streamed is not None:
+        return bool(lvlm.streamed.replaced)
+    return fingerprint(lvlm.model.config, lvlm.linears.items()) != lvlm.fingerprint
 
 
 def _moments(
