@@ -45,10 +45,11 @@ def crowd(browser: Browser, app_url: str, tmp_path: Path) -> Iterator[list[Page]
         page.evaluate(
             """() => {
               window.places = new Set();
+              const said = document.querySelector('#conversation');
               new MutationObserver(() => {
-                const found = document.querySelector('#conversation').textContent.match(/Waiting: (\\d+) question/);
+                const found = said.textContent.match(/Waiting: (\\d+) question/);
                 if (found) window.places.add(Number(found[1]));
-              }).observe(document.querySelector('#conversation'), {subtree: true, childList: true, characterData: true});
+              }).observe(said, {subtree: true, childList: true, characterData: true});
             }"""
         )
         pages.append(page)
