@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nsab: stopped; a run keeps its finished linears, add --resume to continue it.", file=sys.stderr)
         return 130
-    from sab.runs import without_nan
+    from sab.files import without_nan
 
     print(json.dumps(without_nan(result), ensure_ascii=False, allow_nan=False))
     return 0
@@ -374,9 +374,9 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         "gaps": found["gaps"],
     }
     if options.table is not None:
-        from sab import runs
+        from sab.files import write_json
 
-        runs.write_json(options.table, result)
+        write_json(options.table, result)
     return result
 
 

@@ -122,8 +122,9 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _causal(options: argparse.Namespace) -> dict[str, Any]:
-    from sab import calibration, models, runs, sequential
+    from sab import calibration, models, sequential
     from sab.causal import PICTURE, TEXT, causal
+    from sab.files import write_json
 
     recipe = _map_recipe(options)
     try:
@@ -178,5 +179,5 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
     }
     result = {**conditions, **found.summary()}
     if options.out is not None:
-        runs.write_json(options.out, result)
+        write_json(options.out, result)
     return result

@@ -21,6 +21,7 @@ from torch import Tensor
 from sab import runs
 from sab.controls import Controls
 from sab.errors import SabError
+from sab.files import without_nan, write_bytes, write_json
 
 HALVES = ("language_a", "language_b", "vision_a", "vision_b")
 SHIPPED = runs.ASSET_RUNS.parent
@@ -38,7 +39,7 @@ class StoredControls:
     @classmethod
     def of(cls, found: Controls, conditions: Mapping[str, Any]) -> StoredControls:
         """What was just computed, under the conditions of `Recipe.map_conditions`."""
-        return cls(runs.without_nan({**conditions, **found.summary()}), found.halves)
+        return cls(without_nan({**conditions, **found.summary()}), found.halves)
 
     def matches(self, conditions: Mapping[str, Any]) -> bool:
         """Whether these are the controls of maps made under the conditions."""
@@ -57,8 +58,8 @@ class StoredControls:
                 for name, four in self.halves.items()
                 for half, values in zip(HALVES, four, strict=True)
             }
-            runs.write_bytes(beside, tensor_bytes(tensors))
-        runs.write_json(path, self.figures)
+            write_bytes(beside, tensor_bytes(tensors))
+        write_json(path, self.figures)
 
 
 def read(path: Path) -> StoredControls:

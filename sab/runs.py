@@ -9,10 +9,11 @@
     label.txt                        what a person calls the run, if anything
     manifest.json                    SHA-256 and size of every file above but the log and the label; written last
 
-Every file is written to a temporary name, flushed, synced and renamed, so a killed run leaves
-whole files only.
-A report vouches for its codes: a linear without a report is fitted again, a code file that does not match
-its report is refused; a `.sha256` file does the same for sensitivities. No pickle is read.
+Every file is written so that a killed run leaves whole files only (files.py). A report vouches for its codes: a linear
+without a report is fitted again, a code file that does not match its report is refused; a `.sha256` file does the same
+for sensitivities. Reports, sensitivities and the manifest are sealed with the run's identity, which is made of format,
+recipe, weights, linears and calibration samples: what was changed, or copied from another run, is refused. Runs that
+were begun before calibration samples were noted have no seals, and are read without.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,13 +34,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from sab.binarizers import METHODS
 from sab.errors import SabError
+from sab.files import (
+    SEAL,
+    TEMPORARY,
+    append_line,
+    digest_of,
+    is_intact,
+    make_directory,
+    read_json,
+    sealed,
+    tensors_of,
+    vouch,
+    vouched_bytes,
+    write_bytes,
+    write_json,
+)
 from sab.packing import pack, unpack
 from sab.parts import PARTS, in_forward_order
 from sab.significance import Thresholds
@@ -52,6 +65,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 LABEL = "label.txt"
+EVALUATION = ("accuracy.json", "answers.json")
 LONGEST_LABEL = 80
 ASSET_RUNS = Path(__file__).resolve().parent.parent / "assets" / "runs"
 USER_RUNS = Path(os.environ.get("SAB_RUNS") or Path.home() / ".cache" / "sab-lens" / "runs")
@@ -247,7 +261,7 @@ class Run:
     def open(cls, directory: str | Path) -> Run:
         """Open a run directory. Raises SabError where there is none or its recipe is damaged."""
         directory = Path(directory)
-        header = _read_json(directory / "recipe.json")
+        header = read_json(directory / "recipe.json")
         try:
             if header["format_version"] != FORMAT_VERSION:
                 raise SabError(
@@ -297,8 +311,10 @@ class Run:
         for name in self.names:
             path = self.directory / "reports" / f"{name}.json"
             if path.exists():
-                values = _read_json(path)
+                values = read_json(path)
+                self._check_seal(path, values)
                 try:
+                    values.pop(SEAL, None)
                     digest = values.pop("codes_sha256")
                     values["shape"] = tuple(values["shape"])
                     vouched[name] = (LinearReport(**values), digest)
@@ -340,7 +356,7 @@ class Run:
     def accuracy(self) -> dict[str, Any] | None:
         """What `record_accuracy` stored, or None."""
         path = self.directory / "accuracy.json"
-        return _read_json(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def sensitivity(self, name: str, kind: str = "input") -> tuple[Tensor, Tensor] | None:
         """(language, vision) sensitivities of one linear; None where the run holds none of this kind."""
@@ -363,14 +379,15 @@ class Run:
         vouching = path.with_suffix(".sha256")
         if kind not in CHOICES["sensitivity"] or not vouching.exists():
             return {}
-        return _tensors(path, _vouched_bytes(path, vouching.read_text().strip()))[0]
+        digest = vouching.read_text(encoding="utf-8", errors="replace").strip()
+        return tensors_of(path, vouched_bytes(path, digest, self._binding))[0]
 
     def codes(self, name: str) -> LinearCodes:
         """Codes of one linear. SabError where it is not done, or its file does not match its report."""
         if name not in self._vouched:
             raise SabError(f"The run in {self.directory} has no codes of {name}; finish it first.")
         path = self.directory / "codes" / f"{name}.safetensors"
-        return unpack(*_tensors(path, _vouched_bytes(path, self._vouched[name][1])))
+        return unpack(*tensors_of(path, vouched_bytes(path, self._vouched[name][1])))
 
     def apply(self, lvlm: LVLM) -> None:
         """Put the dense weights of all finished linears into a model ("simulated": dequantized); a streamed one will
@@ -390,19 +407,61 @@ class Run:
                 put_weight(lvlm, name, self.codes(name).dense())
 
     def record_accuracy(self, accuracy: Mapping[str, Any], answers: Mapping[str, Any] | None = None) -> None:
-        """Store an evaluation with the run (see `write_evaluation`); a finished run gets a new manifest."""
-        finished = self.finished
+        """Store an evaluation with the run (see `write_evaluation`). The manifest of a finished run first forgets an
+        earlier one and then learns of this, so that it holds at every moment."""
+        if not self.finished:
+            write_evaluation(self.directory, accuracy, answers)
+            return
+        manifest = self._manifest()
+        for name in EVALUATION:
+            manifest["files"].pop(name, None)
+        _store_manifest(self, manifest)
         write_evaluation(self.directory, accuracy, answers)
-        if finished:
-            write_manifest(self)
+        for name in EVALUATION:
+            if (self.directory / name).exists():
+                manifest["files"][name] = _file_entry(self.directory / name)
+        _store_manifest(self, manifest)
 
     def verify(self) -> dict[str, int]:
         """Check every file against the manifest and return sizes. SabError for the first that differs."""
-        manifest = _read_json(self.directory / "manifest.json")
-        sizes = {}
-        for relative, entry in manifest["files"].items():
-            sizes[relative] = len(_vouched_bytes(self.directory / relative, entry["sha256"]))
-        return sizes
+        manifest = self._manifest()
+        try:
+            digests = {relative: entry["sha256"] for relative, entry in manifest["files"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(self.directory / "manifest.json") from error
+        return {
+            relative: len(vouched_bytes(self.directory / relative, digest)) for relative, digest in digests.items()
+        }
+
+    @property
+    def _noted(self) -> bool:
+        """Whether the run noted its calibration samples when it was begun, and is sealed."""
+        return "calibration" in self.header
+
+    @property
+    def _identity(self) -> str:
+        """A digest of everything that the codes depend on besides the machine."""
+        names = ("format_version", "recipe", "fingerprint", "linears")
+        noted = self.header.get("calibration")
+        samples = noted.get("fingerprint") if isinstance(noted, dict) else None
+        return digest_of([*(self.header.get(name) for name in names), samples])
+
+    @property
+    def _binding(self) -> str:
+        return self._identity if self._noted else ""
+
+    def _check_seal(self, path: Path, values: Mapping[str, Any]) -> None:
+        """SabError for values that were changed or sealed by another run."""
+        if (self._noted or SEAL in values) and not is_intact(values, self._identity):
+            raise SabError(f"{path} is damaged or belongs to another run; delete the run and make it again.")
+
+    def _manifest(self) -> dict[str, Any]:
+        path = self.directory / "manifest.json"
+        manifest = read_json(path)
+        self._check_seal(path, manifest)
+        if not isinstance(manifest.get("files"), dict):
+            raise _damaged(path)
+        return manifest
 
 
 def _dense(run: Run, name: str) -> Tensor:
@@ -442,7 +501,7 @@ def fresh_directory(parent: str | Path, method: str) -> Path:
     """A new, empty directory for a run of `method` below `parent`."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = Path(parent) / f"{method}-{stamp}-{secrets.token_hex(2)}"
-    _make(path)
+    make_directory(path)
     return path
 
 
@@ -487,12 +546,12 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
                 "the linears still to come may differ in their last bits from an uninterrupted run.",
                 stacklevel=3,
             )
-        for leftover in directory.rglob(".tmp-*"):  # what a kill cut short
+        for leftover in directory.rglob(f"{TEMPORARY}*"):  # what a kill cut short
             leftover.unlink(missing_ok=True)
         return run
-    if directory.exists() and any(not entry.name.startswith(".tmp-") for entry in directory.iterdir()):
+    if directory.exists() and any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir()):
         raise SabError(f"{directory} is not empty and holds no run; name another directory.")
-    _make(directory)
+    make_directory(directory)
     write_json(directory / "recipe.json", header)
     return Run.open(directory)
 
@@ -529,9 +588,11 @@ def store_linear(run: Run, report: LinearReport, codes: LinearCodes) -> None:
         {key: value.contiguous() for key, value in tensors.items()},
         metadata={"sab": json.dumps(metadata, sort_keys=True)},
     )
+    vouching = run.directory / "reports" / f"{report.name}.json"
+    vouching.unlink(missing_ok=True)  # of a block that is fitted again: it must not speak of other codes
     write_bytes(run.directory / "codes" / f"{report.name}.safetensors", data)
-    values = {**asdict(report), "codes_sha256": hashlib.sha256(data).hexdigest()}
-    write_json(run.directory / "reports" / f"{report.name}.json", values)
+    values = {**asdict(report), "codes_sha256": vouch(data)}
+    write_json(vouching, sealed(values, run._identity) if run._noted else values)
     run.__dict__.pop("_vouched", None)
 
 
@@ -546,16 +607,15 @@ def store_sensitivities(run: Run, kind: str, maps: Mapping[str, tuple[Tensor, Te
     path = run.directory / f"sensitivity-{kind}.safetensors"
     data = tensor_bytes(tensors)
     write_bytes(path, data)
-    write_bytes(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+    write_bytes(path.with_suffix(".sha256"), vouch(data, run._binding).encode())
 
 
 def write_evaluation(directory: Path, accuracy: Mapping[str, Any], answers: Mapping[str, Any] | None) -> None:
-    """Store the figures of an evaluation and its single answers (`compare.Asked.stored`) together; without any, those
-    of an earlier evaluation go, for they belong to other figures."""
+    """Store the figures of an evaluation and its single answers (`compare.Asked.stored`) together; those of an earlier
+    evaluation go first, for they belong to other figures."""
+    (directory / "answers.json").unlink(missing_ok=True)
     write_json(directory / "accuracy.json", dict(accuracy))
-    if answers is None:
-        (directory / "answers.json").unlink(missing_ok=True)
-    else:
+    if answers is not None:
         write_json(directory / "answers.json", dict(answers))
 
 
@@ -563,109 +623,36 @@ def write_manifest(run: Run) -> None:
     """Write the manifest: SHA-256 and size of every file but the log, and the run's totals."""
     files = {}
     for path in sorted(run.directory.rglob("*")):
-        skipped = path.name.startswith(".tmp-") or path.name in ("manifest.json", "events.jsonl", LABEL)
+        skipped = path.name.startswith(TEMPORARY) or path.name in ("manifest.json", "events.jsonl", LABEL)
         if path.is_file() and not skipped:
-            data = path.read_bytes()
-            relative = path.relative_to(run.directory).as_posix()
-            files[relative] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            files[path.relative_to(run.directory).as_posix()] = _file_entry(path)
     totals = {
         "bits_nominal": run.bits_nominal,
         "bits_all_in": run.bits_all_in,
         "bytes": run.bytes,
         "seconds": run.seconds,
     }
-    write_json(run.directory / "manifest.json", {"format_version": FORMAT_VERSION, **totals, "files": files})
+    _store_manifest(run, {"format_version": FORMAT_VERSION, **totals, "files": files})
+
+
+def _store_manifest(run: Run, manifest: Mapping[str, Any]) -> None:
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    write_json(run.directory / "manifest.json", sealed(rest, run._identity) if run._noted else rest)
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": vouch(data)}
+
+
+def _damaged(path: Path) -> SabError:
+    return SabError(f"{path} is damaged; delete the run and make it again.")
 
 
 def log_event(run: Run, event: str, **details: Any) -> None:
     """Append one line to the run's log."""
     line = json.dumps({"time": round(time.time(), 3), "event": event, **details})
-    try:
-        with (run.directory / "events.jsonl").open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
-    except OSError as error:
-        raise _write_failure(run.directory / "events.jsonl", error) from error
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON atomically, keys in the order given; NaN and infinity as null."""
-    write_bytes(path, (json.dumps(without_nan(values), indent=1, allow_nan=False) + "\n").encode())
-
-
-def without_nan(value: Any) -> Any:
-    """The same value with NaN and infinity as null, which JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all. SabError when the disk refuses."""
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _write_failure(path, error) from error
-
-
-def _write_failure(path: Path, error: OSError) -> SabError:
-    return SabError(
-        f"{path} could not be written ({error.strerror or error}); every linear finished before is kept, "
-        "so make room and start the same run again to continue it."
-    )
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SabError(
-            f"{directory} cannot be made ({error.strerror}); name a directory that can be written."
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SabError(f"{path.parent} holds no {path.name}; name a directory with a run.") from error
-    except (OSError, ValueError) as error:
-        raise SabError(f"{path} is damaged; delete the run and make it again.") from error
-    if not isinstance(values, dict):
-        raise SabError(f"{path} is damaged; delete the run and make it again.")
-    return values
-
-
-def _vouched_bytes(path: Path, digest: str) -> bytes:
-    """Contents of a file whose SHA-256 is known; read whole, never mapped, so nobody can change it later."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SabError(f"{path} is missing; delete the run and make it again.") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise SabError(f"{path} is damaged (its checksum differs); delete the run and make it again.")
-    return data
-
-
-def _tensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our metadata of a safetensors file."""
-    try:
-        tensors = read_tensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return tensors, json.loads(header.get("__metadata__", {}).get("sab", "{}"))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise SabError(f"{path} is damaged; delete the run and make it again.") from error
+    append_line(run.directory / "events.jsonl", line)
 
 
 def _weighted(reports: Iterable[LinearReport], attribute: str) -> float:

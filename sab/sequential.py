@@ -95,10 +95,14 @@ def quantize(
         raise SabError("A streamed model has no room for what is binarized; name a directory for the run.")
     if _binarized(lvlm):
         raise SabError("This model has been binarized before; load it afresh, or copy the full-precision one.")
+    if run is not None and run.finished:
+        run.verify()
     finished = _finished(lvlm, run, names, together=recipe.refine_epochs > 0)
     yield from finished.values()
-    if run is not None and run.finished:
+    if run is not None and len(finished) == len(names):
         run.apply(lvlm)
+        if not run.finished:  # it ended between its last linear and its manifest
+            _finish(run)
         return
     tell("calibration samples", 0.0)
     known = calibrated
@@ -158,10 +162,14 @@ def quantize(
                 tell(f"block {index + 1}", work.clock.share)
                 behind = through_block(lvlm, index, entered, [])[1]
     if run is not None:
-        runs.log_event(run, "finished", seconds=round(run.seconds, 3))
-        runs.write_manifest(run)
+        _finish(run)
         if lvlm.streamed is not None:
             run.apply(lvlm)
+
+
+def _finish(run: Run) -> None:
+    runs.log_event(run, "finished", seconds=round(run.seconds, 3))
+    runs.write_manifest(run)
 
 
 @dataclass

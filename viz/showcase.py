@@ -148,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         from sab import runs
+        from sab.files import write_json
 
         store = Store(None, [runs.ASSET_RUNS / "none"])  # the shipped runs alone
         found = chosen(measured(store, samples(), lambda words: print(words, file=sys.stderr)))
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "fingerprint": store.lvlm.fingerprint,
             "examples": {kind: asdict(pair) for kind, pair in found.items()},
         }
-        runs.write_json(options.out, content)
+        write_json(options.out, content)
     except SabError as error:
         print(f"viz.showcase: {error}", file=sys.stderr)
         return 2
