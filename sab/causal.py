@@ -150,7 +150,7 @@ def causal(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Progress | None = None,
 ) -> CausalCheck:
-    """Run the check on `lvlm`, which stays as it is, with the maps that `sensitivities` (of `sequential.maps`)
+    """Run the check on `lvlm`, which stays as it is, with the maps that `sensitivities` (of `sensitivities.maps`)
     make. `shares` of all decoder weights, in (0, 1]; those that cannot be matched are left out.
 
     Raises SabError for no questions, shares out of range, and when no share can be matched.

@@ -122,7 +122,7 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _causal(options: argparse.Namespace) -> dict[str, Any]:
-    from sab import calibration, models, sequential
+    from sab import calibration, models, sensitivities
     from sab.causal import PICTURE, TEXT, causal
     from sab.files import write_json
 
@@ -137,10 +137,10 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
     lvlm = models.load(options.model, options.device, options.dtype)
     progress = Progress()
     samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
-    sensitivities = sequential.maps(lvlm, samples, recipe.sensitivity, recipe.split, progress, recipe.damping)
+    maps = sensitivities.maps(lvlm, samples, recipe.sensitivity, recipe.split, progress, recipe.damping)
     found = causal(
         lvlm,
-        sensitivities,
+        maps,
         asked,
         shares,
         recipe.thresholds,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sab import calibration, evaluate, runs, sequential
+from sab import calibration, evaluate, runs, sensitivities
 from sab.binarizers import METHODS
 from sab.runs import Recipe, Run
 
@@ -150,7 +150,7 @@ def _shared(full: LVLM, recipe: Recipe, tell: Progress) -> dict[str, Any]:
     samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
     if "decoder" not in recipe.parts:
         return {"samples": samples}
-    found = sequential.maps(full, samples, recipe.sensitivity, recipe.split, tell, recipe.damping)
+    found = sensitivities.maps(full, samples, recipe.sensitivity, recipe.split, tell, recipe.damping)
     return {"samples": samples, "sensitivities": found}
 
 

@@ -38,7 +38,7 @@ from sab.calibration import Sample
 from sab.capture import Batch, capture
 from sab.errors import SabError
 from sab.models import LVLM
-from sab.sequential import group_sensitivities
+from sab.sensitivities import group_sensitivities
 from sab.significance import PARTITION_NAMES, SignificanceMap, Thresholds, significance_map, threshold_ratio
 
 SPAN = 4.0  # decades of the S̄ ratio that are told apart, on either side of 1

@@ -3,8 +3,8 @@
 Forward order: the blocks of the vision tower, the projector, the blocks of the decoder, as far as the recipe
 names them; each part sees what the binarized ones before it make of the pictures.
 
-Sensitivities describe the full-precision model and are computed once, in one pass over it, before anything is
-binarized. Then each block takes two passes (METHOD 1): *collect* feeds the compensation Hessians of all its
+Sensitivities (sensitivities.py) describe the full-precision model and are computed once, in one pass over it, before
+anything is binarized. Then each block takes two passes (METHOD 1): *collect* feeds the compensation Hessians of all its
 linears and both modalities at once, on activations of the binarized predecessors; after the fits, *propagate*
 runs the binarized block to give the next one its inputs. Cost per block: two forward passes of one block over
 the calibration samples, one m×m product per distinct input and modality, and the fits. In front of the decoder
@@ -29,33 +29,23 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sab import calibration, runs
 from sab.binarizers import METHODS, BinaryCodes
-from sab.calibrated import (
-    Calibrated,
-    Groups,
-    Maps,
-    Moments,
-    Progress,
-    by_modality,
-    groups_of,
-    through_block,
-    through_tower,
-)
+from sab.calibrated import Calibrated, Maps, Moments, Progress, groups_of, through_block, through_tower
 from sab.calibration import Sample
-from sab.capture import Batch, answer_gradient, block_gradient, picture_batches, rows_of
+from sab.capture import Batch, picture_batches
 from sab.compensate import FitSettings, LinearFit, fit_linear, quadratic
 from sab.errors import SabError
-from sab.hessian import combine, input_sensitivity
+from sab.hessian import combine
 from sab.models import LVLM, fingerprint
 from sab.packing import count_bits
 from sab.refine import Refinement, refine_block
 from sab.runs import LinearReport, Recipe, Run
+from sab.sensitivities import known_maps
 from sab.significance import significance_map
 
 TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
@@ -256,141 +246,6 @@ class _Work:
             warnings.warn(text, stacklevel=2)
 
 
-def maps(
-    lvlm: LVLM,
-    samples: Sequence[Sample],
-    sensitivity: str = "input",
-    split: str = "token",
-    progress: Progress | None = None,
-    damping: float = 0.01,
-) -> Maps:
-    """Sensitivities (language, vision) of every decoder linear, on full-precision activations.
-
-    "input": [m], 1 / [(H_q + λI)⁻¹]_jj. "fisher": [n, m], (1/N_q) Σ_t (g_t∘g_t)(x_t∘x_t)ᵀ with g the gradient
-    of the answers' log-likelihood at the linear's output. Both in METHOD 2. Raises SabError for other names.
-    """
-    if sensitivity not in MAPS:
-        raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
-    tell = progress or (lambda stage, share: None)
-    known = Calibrated(lvlm, samples, split, progress=tell)
-    return _maps(known, list(lvlm.decoder_linears), sensitivity, damping, tell)
-
-
-def group_sensitivities(
-    lvlm: LVLM,
-    batches: Sequence[Batch],
-    groups: Groups,
-    sensitivity: str = "input",
-    progress: Progress | None = None,
-    damping: float = 0.01,
-) -> dict[str, tuple[Tensor, ...]]:
-    """As `maps`, for any groups of tokens, which may overlap, in one pass over the captured batches."""
-    if sensitivity not in MAPS:
-        raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
-    names = list(lvlm.decoder_linears)
-    return MAPS[sensitivity](lvlm, batches, groups, names, damping, progress or (lambda stage, share: None))
-
-
-def _maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, tell: Progress) -> Maps:
-    """Sensitivities of the full-precision model; of all decoder linears where other runs may want them too."""
-    lvlm = known.lvlm
-    key = kind, damping if kind == "input" else 0.0  # Fisher sensitivities take no damping
-    if key in known.maps:
-        return known.maps[key]
-    if not known.keeps:
-        found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), names, damping, tell)
-        return {name: (language, vision) for name, (language, vision) in found.items()}
-    every = list(lvlm.decoder_linears)
-    if kind == "input":
-        found = {}
-        for index in range(len(lvlm.blocks)):
-            tell("input sensitivities", index / len(lvlm.blocks))
-            inside = [name for name in every if lvlm.info[name].block == index]
-            found |= _input_sensitivities(known.moments(index, inside), inside, damping)
-    else:
-        found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), every, damping, tell)
-    kept = {name: (language, vision) for name, (language, vision) in found.items()}
-    known.maps = {other: maps for other, maps in known.maps.items() if other[0] != kind} | {key: kept}
-    return kept
-
-
-def _input_maps(
-    lvlm: LVLM, batches: Sequence[Batch], groups: Groups, names: Sequence[str], damping: float, tell: Progress
-) -> dict[str, tuple[Tensor, ...]]:
-    found: dict[str, tuple[Tensor, ...]] = {}
-    for index in range(len(lvlm.blocks)):
-        inside = [name for name in names if lvlm.info[name].block == index]
-        tell("input sensitivities", index / len(lvlm.blocks))
-        moments, batches = through_block(lvlm, index, batches, inside, groups)
-        found |= _input_sensitivities(moments, inside, damping)
-    return found
-
-
-def _input_sensitivities(
-    moments: Mapping[str, Moments], inside: Sequence[str], damping: float
-) -> dict[str, tuple[Tensor, ...]]:
-    """Sensitivities [m] of the linears of one block, one per group of tokens."""
-    found: dict[str, tuple[Tensor, ...]] = {}
-    computed: dict[int, tuple[Tensor, ...]] = {}  # q, k and v share their moments: invert once
-    for name in inside:
-        shared = moments[name]
-        if id(shared) not in computed:
-            try:
-                computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
-            except SabError as refusal:
-                raise SabError(f"{name}: {refusal}") from refusal
-        found[name] = computed[id(shared)]
-    return found
-
-
-def _fisher_maps(
-    lvlm: LVLM, batches: Sequence[Batch], groups: Groups, names: Sequence[str], damping: float, tell: Progress
-) -> dict[str, tuple[Tensor, ...]]:
-    """Forward once, keeping the hidden states at block boundaries; then back, one block at a time."""
-    boundaries = [list(batches)]
-    steps = 2 * len(lvlm.blocks)
-    for index in range(len(lvlm.blocks)):
-        tell("Fisher information, forward", index / steps)
-        boundaries.append(through_block(lvlm, index, boundaries[-1], [])[1])
-    with lvlm.holding_head():
-        gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
-    tokens = [sum(int(mask.sum()) for mask in masks) for masks in zip(*groups, strict=True)]
-    found: dict[str, tuple[Tensor, ...]] = {}
-    for index in reversed(range(len(lvlm.blocks))):
-        tell("Fisher information, backward", 1 - (index + 1) / steps)
-        inside = {name: lvlm.linears[name] for name in names if lvlm.info[name].block == index}
-        sums = {
-            name: [torch.zeros(linear.weight.shape, device=lvlm.device) for _ in tokens]
-            for name, linear in inside.items()
-        }
-
-        with lvlm.holding_block(index):
-            for position, (batch, masks) in enumerate(zip(boundaries[index], groups, strict=True)):
-
-                def add(name: str, inputs: Tensor, gradient: Tensor, masks: Any = masks, totals: Any = sums) -> None:
-                    for total, mask in zip(totals[name], masks, strict=True):
-                        rows = rows_of(inputs, mask, name).float().square()
-                        total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
-
-                gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
-        for name, totals in sums.items():
-            if not all(bool(torch.isfinite(total).all()) for total in totals):
-                raise SabError(f"{name}: its Fisher information holds NaN or infinity.")
-            found[name] = tuple(
-                (total / max(1, count)).to(lvlm.rests_on) for total, count in zip(totals, tokens, strict=True)
-            )
-        boundaries.pop()
-    return {name: found[name] for name in names}
-
-
-MAPS: dict[
-    str, Callable[[LVLM, Sequence[Batch], Groups, Sequence[str], float, Progress], dict[str, tuple[Tensor, ...]]]
-] = {
-    "input": _input_maps,
-    "fisher": _fisher_maps,
-}
-
-
 def _all_maps(
     known: Calibrated,
     recipe: Recipe,
@@ -405,7 +260,7 @@ def _all_maps(
     for kind in dict.fromkeys(kinds):
         found = run.sensitivities(kind) if run is not None else {}
         if any(name not in found for name in names):
-            found = given[kind] if kind in given else _maps(known, names, kind, recipe.damping, tell)
+            found = given[kind] if kind in given else known_maps(known, names, kind, recipe.damping, tell)
             if any(name not in found for name in names):
                 raise SabError("The given sensitivities do not cover every linear of the recipe.")
             if run is not None:

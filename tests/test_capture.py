@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from sab import calibrated, capture, models, sequential
+from sab import calibrated, capture, models, sensitivities
 from sab.errors import SabError
 from tests.tiny import dialogues, tiny
 
@@ -201,7 +201,7 @@ def test_the_fisher_diagonal_is_the_one_of_whole_backward_passes() -> None:
     """(1/N_q) Σ_t (g∘g)(x∘x)ᵀ, with x and g from ordinary autograd, one sample at a time."""
     lvlm = tiny()
     samples = dialogues(3)
-    maps = sequential.maps(lvlm, samples, "fisher")
+    maps = sensitivities.maps(lvlm, samples, "fisher")
     name = "model.language_model.layers.0.mlp.up_proj"
     sums = {"language": torch.zeros(256, 128), "vision": torch.zeros(256, 128)}
     tokens = dict.fromkeys(sums, 0)

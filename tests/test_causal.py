@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sab import causal, cli, sequential
+from sab import causal, cli, sensitivities
 from sab.causal import BAND, LABELS, Knockout, matched_sets, selectivity, tolerance, zeroed
 from sab.errors import SabError
 from sab.evaluate import AnswerDistance, summed, wilson
@@ -173,7 +173,7 @@ def test_selectivity_compares_the_two_sets_on_the_same_questions() -> None:
 
 @pytest.fixture(scope="module")
 def maps() -> dict[str, tuple[Tensor, Tensor]]:
-    return sequential.maps(tiny(), dialogues(8), "fisher")
+    return sensitivities.maps(tiny(), dialogues(8), "fisher")
 
 
 def test_the_check_measures_every_set_and_leaves_the_model_alone(maps: dict[str, tuple[Tensor, Tensor]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sab import cli, control_files, sequential
+from sab import cli, control_files, sensitivities
 from sab.capture import capture
 from sab.control_files import StoredControls
 from sab.controls import STEPS, Agreement, Contrast, LinearControls, controls, halves
@@ -192,15 +192,15 @@ def test_groups_of_tokens_give_the_maps_in_the_same_pass(sensitivity: str) -> No
         first = torch.arange(batch.vision.shape[1]) % 2 == 0
         groups.append((batch.language, batch.vision, batch.vision & first, batch.vision & ~first))
     tokens = [sum(int(mask.sum()) for mask in masks) for masks in zip(*groups, strict=True)]
-    found = sequential.group_sensitivities(lvlm, batches, groups, sensitivity)
-    for name, (language, vision) in sequential.maps(lvlm, samples, sensitivity).items():
+    found = sensitivities.group_sensitivities(lvlm, batches, groups, sensitivity)
+    for name, (language, vision) in sensitivities.maps(lvlm, samples, sensitivity).items():
         assert torch.equal(found[name][0], language)
         assert torch.equal(found[name][1], vision)
         if sensitivity == "fisher":
             whole = (found[name][2] * tokens[2] + found[name][3] * tokens[3]) / tokens[1]
             torch.testing.assert_close(whole, vision, rtol=1e-4, atol=1e-12)
     with pytest.raises(SabError, match="choose input or fisher"):
-        sequential.group_sensitivities(lvlm, batches, groups, "taylor")
+        sensitivities.group_sensitivities(lvlm, batches, groups, "taylor")
 
 
 @pytest.mark.parametrize("sensitivity", ["input", "fisher"])
@@ -215,8 +215,8 @@ def test_controls_of_a_model_cover_every_linear(sensitivity: str) -> None:
     total = found.overall()
     assert total.agreement is not None
     assert int(total.agreement.classes.sum()) == sum(linear.weight.numel() for linear in lvlm.decoder_linears.values())
-    whole = significance_map(linear.weight, *sequential.maps(lvlm, calibrations[0], sensitivity)[name])
-    both = significance_map(linear.weight, *sequential.maps(lvlm, calibrations[1], sensitivity)[name])
+    whole = significance_map(linear.weight, *sensitivities.maps(lvlm, calibrations[0], sensitivity)[name])
+    both = significance_map(linear.weight, *sensitivities.maps(lvlm, calibrations[1], sensitivity)[name])
     assert found.linears[name].full.unimodal == sum(
         count for part in (whole, both) for key, count in part.counts().items() if key.endswith("only")
     )
@@ -224,7 +224,7 @@ def test_controls_of_a_model_cover_every_linear(sensitivity: str) -> None:
     assert torch.equal(found.linears[name].agreement.classes, Agreement.of(whole, both).classes)
     single = controls(lvlm, calibrations[:1], sensitivity)
     batches = capture(lvlm, calibrations[0])
-    language_a, language_b, vision_a, vision_b = sequential.group_sensitivities(
+    language_a, language_b, vision_a, vision_b = sensitivities.group_sensitivities(
         lvlm, batches, halves(batches)[0], sensitivity
     )[name]
     for kind, pair in (("language", (language_a, language_b)), ("vision", (vision_a, vision_b))):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sab import calibrated, runs, sequential
+from sab import calibrated, runs, sensitivities, sequential
 from sab.errors import SabError
 from sab.models import LVLM, fingerprint
 from sab.runs import LinearReport, Recipe, Run
@@ -144,7 +144,7 @@ def test_a_subset_leaves_the_other_linears_alone() -> None:
 
 
 def test_sensitivities_can_be_shared_between_runs(whole: Path, tmp_path: Path) -> None:
-    shared = sequential.maps(tiny(), SAMPLES)
+    shared = sensitivities.maps(tiny(), SAMPLES)
     list(_quantize(tmp_path / "run", sensitivities=shared))
     assert _files(tmp_path / "run") == _files(whole)
     with pytest.raises(SabError, match="do not cover"):
@@ -164,7 +164,7 @@ def test_a_fisher_run_keeps_both_kinds(tmp_path: Path) -> None:
 
 
 def test_q_k_and_v_share_their_input_sensitivity() -> None:
-    maps = sequential.maps(tiny(), SAMPLES)
+    maps = sensitivities.maps(tiny(), SAMPLES)
     block = "model.language_model.layers.0."
     query, value, output = (maps[f"{block}self_attn.{kind}_proj"] for kind in ("q", "v", "o"))
     assert torch.equal(query[0], value[0])
@@ -321,7 +321,7 @@ def test_activations_that_are_not_finite_name_the_linear_that_meets_them(
 
 
 def test_activations_that_are_not_finite_are_found_before_any_fit_of_their_block() -> None:
-    clean = sequential.maps(tiny(), SAMPLES)
+    clean = sensitivities.maps(tiny(), SAMPLES)
     lvlm = tiny()
     lvlm.linears["model.language_model.layers.1.self_attn.v_proj"].bias.data.fill_(float("nan"))
     done: list[int] = []
@@ -330,7 +330,7 @@ def test_activations_that_are_not_finite_are_found_before_any_fit_of_their_block
         done.extend(report.block for report in running)
     assert done == [0] * 7
     with pytest.raises(SabError, match=r"layers\.1\..*: its Fisher information"):
-        sequential.maps(lvlm, SAMPLES, "fisher")
+        sensitivities.maps(lvlm, SAMPLES, "fisher")
 
 
 def test_a_weight_that_is_not_finite_is_named() -> None:
@@ -406,7 +406,7 @@ def test_a_binarized_model_and_unknown_linears_are_refused() -> None:
     with pytest.raises(SabError, match="no linear 'lm_head'"):
         next(_quantize(None, Recipe(model="tiny", linears=("lm_head",))))
     with pytest.raises(SabError, match="choose input or fisher"):
-        sequential.maps(tiny(), SAMPLES, "taylor")
+        sensitivities.maps(tiny(), SAMPLES, "taylor")
 
 
 def test_a_run_of_the_tower_alone_reads_no_decoder_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

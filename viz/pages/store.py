@@ -433,11 +433,11 @@ class Store:
         or done; `fisher_work` tells how far it is."""
 
         def compute() -> None:
-            from sab import calibration, sequential
+            from sab import calibration, sensitivities
 
             lvlm = self.lvlm
             with self.device_lock:
-                self._fisher = sequential.maps(
+                self._fisher = sensitivities.maps(
                     lvlm,
                     calibration.embedded(samples, 0),
                     sensitivity="fisher",
