@@ -55,10 +55,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_directory(path.parent)
-    except OSError as error:
+    except BaseException as error:  # an interrupt leaves nothing behind either
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise _write_failure(path, error) from error
+        if isinstance(error, OSError):
+            raise _write_failure(path, error) from error
+        raise
 
 
 def append_line(path: Path, line: str) -> None:
