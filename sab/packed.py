@@ -1,9 +1,10 @@
 """Linears that hold bits instead of floats and compute on them.
 
 A `PackedLinear` keeps a linear's codes in one of two forms, both of integers, which no cast of the model changes:
-arranged for the C kernel (`kernels/tiles.py`), or as stored (`layout.py`) for the torch reference. It goes from one to
-the other by itself: what leaves it (another device, a state dict) is in the stored form, bit for bit. Few tokens are
-multiplied from the bits; many by dequantizing a few rows at a time. `swap` puts the linears of a run into a model.
+arranged for the C kernel (`kernels/tiles.py`), or as stored (`layout.py`) for Triton and the torch reference. It goes
+from one to the other by itself: what leaves it (another device, a state dict) is in the stored form, bit for bit. Few
+tokens are multiplied from the bits; many by dequantizing a few rows at a time. `swap` puts the linears of a run into a
+model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sab.errors import SabError
-from sab.kernels import cpu, reference
+from sab.kernels import cpu, gpu, reference
 from sab.kernels.tiles import Tiles, arrange_stored, stored
 from sab.layout import complete
 from sab.packing import pack
@@ -41,8 +42,9 @@ class PackedLinear(nn.Module):
 
     `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x) or fast (see `kernels.cpu`; from 8 tokens on, x
     and W in bfloat16 where the processor multiplies such matrices). On a CPU with
-    a C compiler the C kernel runs, for every method but pb-llm; else the reference, which keeps the stored tensors
-    and runs on any device.
+    a C compiler the C kernel runs, on a CUDA device with Triton its kernel (float32 sums; from 3 tokens on, W in the
+    dtype of x), for every method but pb-llm; else the reference, on any device. SAB_KERNEL forces `reference`, `triton`
+    or a path of the C kernel.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class PackedLinear(nn.Module):
         self.method: str = self.metadata["method"]
         self.mode = mode
         self.sizes: dict[str, int] | None = None  # of the arrangement, where the bits are arranged
-        self._weight: cpu.Weight | None = None
+        self._weight: cpu.Weight | gpu.Weight | None = None
         self._names: tuple[str, ...] = ()
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(device, dtype), requires_grad=False)
         self._hold({name: values.to(device) for name, values in tensors.items()})
@@ -102,14 +104,14 @@ class PackedLinear(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """What computes a token: `reference`, or such as `c avx512vnni fast`."""
+        """What computes a token: `reference`, `triton`, or such as `c avx512vnni fast`."""
         return self.kernel_for(1, torch.float32)
 
     def kernel_for(self, tokens: int, dtype: torch.dtype) -> str:
         """What computes so many tokens of a type at once: few are looked up in the bits, of many the weights are
         dequantized a piece at a time."""
         if self.sizes is None:
-            return "reference"
+            return "triton" if self._takes_triton else "reference"
         library = self._arranged().library
         ways = {MATRIX_UNIT: f"c {library.path} matrix unit, bfloat16", UNPACK: f"c {library.path} dequantizing"}
         return ways.get(self._way(tokens, dtype), library.kernel(self.mode))
@@ -118,6 +120,7 @@ class PackedLinear(nn.Module):
     def resident_bytes(self) -> int:
         """Memory of everything this linear owns."""
         owned = [*self.buffers(), *self.parameters()]
+        owned += self._weight.derived if isinstance(self._weight, gpu.Weight) else []
         return sum(values.numel() * values.element_size() for values in owned)
 
     def set_mode(self, mode: str) -> None:
@@ -132,6 +135,9 @@ class PackedLinear(nn.Module):
             raise SabError(f"the input is {x.dtype} {tuple(x.shape)} instead of floats (..., {self.in_features})")
         if x.requires_grad and torch.is_grad_enabled():
             raise SabError("packed linears are for inference only; ask for gradients of the dequantized model")
+        if self.sizes is None and self._takes_triton and x.dtype in gpu.DTYPES:
+            y = self._on_gpu().multiply(x.reshape(-1, self.in_features), self.bias)
+            return y.reshape(*x.shape[:-1], self.out_features)
         if self.sizes is None:
             y = reference.linear(x, self._held(), self.metadata)
         elif x.device.type != "cpu":
@@ -162,6 +168,22 @@ class PackedLinear(nn.Module):
             if library is None or self.sizes is None:
                 raise SabError("this linear is packed for the C kernel, which is not there; pack it again")
             self._weight = cpu.Weight(Tiles((self.out_features, self.in_features), self.sizes, self._held()), library)
+        assert isinstance(self._weight, cpu.Weight)
+        return self._weight
+
+    @property
+    def _takes_triton(self) -> bool:
+        """Whether Triton's kernel multiplies what is held as stored. SabError where it is asked for and cannot run."""
+        where, choice = getattr(self, self._names[0]).device, os.environ.get(cpu.CHOICE)
+        if choice == gpu.NAME and where.type != "meta" and not gpu.runs_on(where):
+            raise SabError(f"{cpu.CHOICE} is {choice}, which needs a CUDA device and the package triton; leave it out.")
+        wanted = choice == gpu.NAME or (where.type == "cuda" and choice != "reference")
+        return wanted and gpu.runs_on(where) and gpu.takes(self.metadata)
+
+    def _on_gpu(self) -> gpu.Weight:
+        if self._weight is None:
+            self._weight = gpu.Weight(self._held(), self.metadata)
+        assert isinstance(self._weight, gpu.Weight)
         return self._weight
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
@@ -245,6 +267,6 @@ def swap(lvlm: LVLM, run: Run, mode: str = "exact") -> Swapped:
 
 
 def chosen_library() -> cpu.Library | None:
-    """The C kernel; None where there is none, or SAB_KERNEL asks for the reference."""
+    """The C kernel; None where there is none, or SAB_KERNEL asks for another."""
     choice = os.environ.get(cpu.CHOICE) or None
-    return None if choice == "reference" else cpu.load(choice)
+    return None if choice in ("reference", gpu.NAME) else cpu.load(choice)

@@ -36,7 +36,7 @@ SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread")
 PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
 MODES = ("exact", "fast")
-CHOICE = "SAB_KERNEL"  # environment variable: reference, or one of PATHS
+CHOICE = "SAB_KERNEL"  # environment variable: reference, triton, or one of PATHS
 COMPILE_SECONDS = 300
 MATRIX_UNIT = 8  # bit of sab_paths
 DEEP, PANEL = 32, 2048  # of the prefill in cpu.c: columns of a step, and of a panel
@@ -78,7 +78,7 @@ def load(choice: str | None = None) -> Library | None:
     SabError for a name that is not known or a path this machine cannot run.
     """
     if choice is not None and choice not in PATHS:
-        raise SabError(f"{CHOICE} is {choice!r}; choose reference, {', '.join(PATHS)}, or leave it out.")
+        raise SabError(f"{CHOICE} is {choice!r}; choose reference, triton, {', '.join(PATHS)}, or leave it out.")
     try:
         library = ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError, SabError) as error:

@@ -1,0 +1,67 @@
+"""Where Triton's kernels are tested, and (run as a program) whether they compile for GPUs that are not here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from sab.kernels import gpu
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+MISSING = not gpu.runs_on(DEVICE) and os.environ.get("SAB_REQUIRE_TRITON") != "1"
+needs_triton = pytest.mark.skipif(MISSING, reason="Triton is not installed (pip install triton)")
+ARCHITECTURES = (80, 90)
+POINTERS = {
+    "*bf16": ("x", "y", "bias"),
+    "*fp32": ("partial",),
+    "*i32": ("counters", "codes", "tail"),
+    "*fp16": ("row_scale", "second_scale", "mean", "column_scale", "second_column"),
+    "*u8": ("salient", "second", "zero"),
+}
+FORMATS: dict[str, dict[str, Any]] = {
+    "sab": {"PLANES": 2, "RESIDUALS": 2, "COLUMNS": 2, "TAIL": 32, "mean": None, "step": None, "zero": None},
+    "billm": {"PLANES": 2, "RESIDUALS": 1, "COLUMNS": 0, "TAIL": 32, "MEANS": True, "step": None, "zero": None},
+    "gptq3": {"PLANES": 3, "RESIDUALS": 0, "COLUMNS": 0, "TAIL": 0, "INTEGER": True, "mean": None, "step": None},
+}
+USUAL = {"K": 128, "UNIT": 128, "WORD": 32, "SMALL": False, "MEANS": False, "INTEGER": False, "BIAS": True}
+
+
+def compile_for(architecture: int, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Any:
+    """A kernel's machine code for arguments of such types (int32 where not named) and such constants."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names
+    }
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items() if name in kernel.arg_names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")
+    }
+    source = ASTSource(kernel, signature, constexprs=places, attrs=aligned)
+    target = GPUTarget("cuda", architecture, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+
+
+def main() -> None:
+    """Compiles every kernel for every architecture, in some formats and with sizes of 1, which Triton takes apart."""
+    from sab.kernels import gpu_linear
+
+    types = {name: kind for kind, names in POINTERS.items() for name in names}
+    ones = dict.fromkeys(("n", "blocks", "count"), 1)
+    for architecture in ARCHITECTURES:
+        for name, known in FORMATS.items() if architecture == ARCHITECTURES[-1] else [("sab", FORMATS["sab"])]:
+            for kernel in (gpu_linear.decode, gpu_linear.few):
+                chosen = kernel.configs[1]  # with splits
+                for sizes in ({}, ones) if name == "sab" and architecture == ARCHITECTURES[-1] else ({},):
+                    constants = USUAL | known | chosen.kwargs | sizes | {"EMULATED": False}
+                    assert compile_for(architecture, kernel.fn, types, constants, chosen.num_warps)
+    print("compiled")
+
+
+if __name__ == "__main__":
+    main()
