@@ -12,9 +12,7 @@ The partition (METHOD 3) is for the eye; of it only r enters the fit. Cost: O(n 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sab.errors import SabError
@@ -22,7 +20,6 @@ from sab.errors import SabError
 PARTITION_NAMES = ("neither", "language-only", "vision-only", "cross-modal")
 SMALLEST_WEIGHTING = 0.01
 ROOT_TWO = math.sqrt(2.0)
-DECADES = 8.0  # span of a histogram axis below the largest S̄
 
 
 @dataclass(frozen=True)
@@ -178,83 +175,3 @@ def _top(values: Tensor, share: float) -> Tensor:
         return torch.zeros_like(values, dtype=torch.bool)
     floor = torch.kthvalue(values.reshape(-1), values.numel() - count + 1).values
     return (values >= floor) & (values > 0)
-
-
-@dataclass(frozen=True)
-class SignificanceHistogram:
-    """Cached counts of (S̄_l, S̄_v) on log axes: class counts and r for any thresholds, in milliseconds.
-
-    rho, the difference and the classes depend on the pair alone, so every cell is judged by the mean pair of
-    the weights in it; a cell that a salient or difference threshold cuts counts in part. `count`,
-    `sum_language`, `sum_vision`: float64 [2, bins, bins], first axis S̄_l > S̄_v (cells on the diagonal hold
-    both), then language, then vision; `edges_language`, `edges_vision` [bins - 1]: inner edges, in S̄. The
-    lowest bin of an axis takes all below it, 0 included.
-    """
-
-    count: NDArray[np.float64]
-    sum_language: NDArray[np.float64]
-    sum_vision: NDArray[np.float64]
-    edges_language: NDArray[np.float64]
-    edges_vision: NDArray[np.float64]
-
-    @staticmethod
-    def from_map(significance: SignificanceMap, bins: int = 256) -> "SignificanceHistogram":
-        """Histogram of a map; axes span the `DECADES` below each modality's largest S̄."""
-        language = significance.language.reshape(-1).cpu().numpy()
-        vision = significance.vision.reshape(-1).cpu().numpy()
-        edges_language, edges_vision = _log_edges(language, bins), _log_edges(vision, bins)
-        cell = np.searchsorted(edges_language, language, side="right") * bins
-        cell += np.searchsorted(edges_vision, vision, side="right")
-        cell += (language > vision) * (bins * bins)
-
-        def total(weights: NDArray[np.float32] | None) -> NDArray[np.float64]:
-            found = np.bincount(cell, weights, minlength=2 * bins * bins)
-            return found.astype(np.float64).reshape(2, bins, bins)
-
-        return SignificanceHistogram(total(None), total(language), total(vision), edges_language, edges_vision)
-
-    def classes(self, thresholds: Thresholds) -> tuple[NDArray[np.int64], float]:
-        """Counts of the four classes [4], in the order of PARTITION_NAMES, and r."""
-        thresholds.validate()
-        whole = np.maximum(self.count, 1.0)
-        language, vision = self.sum_language / whole, self.sum_vision / whole
-        top_language = _top_share(self.count.sum((0, 2)), self.sum_language.sum((0, 2)), thresholds.salient_top_p)
-        top_vision = _top_share(self.count.sum((0, 1)), self.sum_vision.sum((0, 1)), thresholds.salient_top_p)
-        salient = np.maximum(top_language[:, None], top_vision) * self.count
-        difference = np.abs(language - vision)
-        length = np.hypot(language, vision)
-        ratio = np.divide(language + vision, length, out=np.full_like(length, ROOT_TWO), where=length > 0)
-        sparsity = (ROOT_TWO - ratio) / (ROOT_TWO - 1.0)
-
-        order = np.argsort(-difference, axis=None)
-        among = salient.reshape(-1)[order]
-        wanted = (1.0 - thresholds.diff_quantile) * max(0.0, among.sum() - 1.0) + 1.0
-        before = np.cumsum(among) - among
-        kept = np.clip(wanted - before, 0.0, among)
-        unimodal = np.empty_like(kept)
-        unimodal[order] = kept
-        unimodal = unimodal.reshape(salient.shape) * (sparsity > thresholds.sparsity_thr)
-
-        only_language = float(unimodal[language > vision].sum())
-        only_vision = float(unimodal[vision > language].sum())
-        shared = float(salient.sum()) - only_language - only_vision
-        neither = float(self.count.sum() - salient.sum())
-        mass = float(self.sum_language.sum() + self.sum_vision.sum())
-        carried = float((unimodal * (language != vision) * (language + vision)).sum())
-        counts = np.rint([neither, only_language, only_vision, shared]).astype(np.int64)
-        counts[0] += int(self.count.sum()) - int(counts.sum())  # rounding must not lose a weight
-        return counts, carried / mass if mass > 0 else 0.0
-
-
-def _log_edges(values: NDArray[np.float32], bins: int) -> NDArray[np.float64]:
-    """Inner edges [bins - 1], evenly spaced in log over DECADES below the largest value."""
-    largest = float(values.max()) or 1.0
-    return largest * 10.0 ** np.linspace(-DECADES, 0.0, bins)[:-1]
-
-
-def _top_share(count: NDArray[np.float64], mass: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """Part of each bin of one axis (rising) that lies in the top `share` of all weights."""
-    wanted = min(count.sum(), max(1.0, np.rint(share * count.sum()))) if share > 0 else 0.0
-    above = np.cumsum(count[::-1])[::-1] - count
-    part = np.clip(wanted - above, 0.0, count) / np.maximum(count, 1.0)
-    return np.where(mass > 0, part, 0.0)

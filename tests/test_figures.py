@@ -179,7 +179,9 @@ VISION = {
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("eye", VISION)
 def test_classes_stay_apart_for_every_eye(eye: str, dark: bool) -> None:
-    seen = [lab(np.array(VISION[eye]) @ linear_rgb(colour)) for colour in theme.partition_colours(dark)]
+    colours = theme.palette(dark)
+    classes = colours.neither, colours.language, colours.vision, colours.cross
+    seen = [lab(np.array(VISION[eye]) @ linear_rgb(colour)) for colour in classes]
     for one in range(4):
         for other in range(one):
             assert np.linalg.norm(seen[one] - seen[other]) > 25, (eye, one, other)

@@ -13,7 +13,6 @@ from torch import Tensor
 from sab.errors import SabError
 from sab.significance import (
     PARTITION_NAMES,
-    SignificanceHistogram,
     Thresholds,
     hoyer,
     integrate,
@@ -174,33 +173,3 @@ def test_more_weights_than_torch_quantile_takes() -> None:
     width = 2**24 + 8
     found = significance_map(torch.linspace(-1, 1, width)[None], torch.ones(1, width), torch.ones(width))
     assert found.counts()["cross-modal"] == pytest.approx(0.05 * width, abs=4)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 99), st.booleans(), st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 0.9]), st.floats(0, 0.3))
-def test_histogram_previews_the_exact_counts(
-    seed: int, fisher: bool, top: float, quantile: float, sparsity: float
-) -> None:
-    thresholds = Thresholds(top, quantile, sparsity)
-    exact = significance_map(*case(150, 64, seed, fisher), thresholds)
-    counts, ratio = SignificanceHistogram.from_map(exact).classes(thresholds)
-    wanted = np.array(list(exact.counts().values()))
-    assert counts.sum() == wanted.sum() == 150 * 64
-    # a column of 150 weights shares one rho on the input side, and may lie on the threshold as a whole
-    assert np.abs(counts - wanted).max() <= 0.01 * wanted.sum() + (0 if fisher else 300)
-    assert ratio == pytest.approx(exact.unimodal_ratio, abs=0.02 if fisher else 0.08)
-
-
-def test_histogram_tells_the_sides_of_the_diagonal_apart() -> None:
-    """Few bins: most cells on the diagonal hold weights of both sides."""
-    thresholds = Thresholds(1.0, 0.0, 0.0)
-    exact = significance_map(*case(150, 64, 0, fisher=True), thresholds)
-    counts, _ = SignificanceHistogram.from_map(exact, bins=16).classes(thresholds)
-    assert np.abs(counts - list(exact.counts().values())).max() <= 10
-
-
-def test_histogram_of_a_map_without_signal() -> None:
-    weight, language, vision = case(4, 5, 6)
-    found = significance_map(weight, language, torch.zeros_like(vision))
-    counts, _ = SignificanceHistogram.from_map(found).classes(Thresholds())
-    assert counts.sum() == 20

@@ -74,9 +74,6 @@ DARK = Palette(
     diverging=("#b48ad6", "#2a323c", "#5cc79c"),
 )
 
-# Index = class code of `sab.significance.PARTITION_NAMES`.
-PARTITION_FIELDS = ("neither", "language", "vision", "cross")
-
 METHOD_COLOURS: dict[str, str] = {
     "full": "#5a6675",
     "gptq4": "#7d6b00",
@@ -100,12 +97,6 @@ METHOD_COLOURS: dict[str, str] = {
 def palette(dark: bool) -> Palette:
     """The colours of one mode."""
     return DARK if dark else LIGHT
-
-
-def partition_colours(dark: bool) -> tuple[str, str, str, str]:
-    """Colours by class code: neither, language-only, vision-only, cross-modal."""
-    colours = palette(dark)
-    return colours.neither, colours.language, colours.vision, colours.cross
 
 
 def method_colour(name: str, dark: bool = False) -> str:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,15 +88,6 @@ class Selection:
             if not form.fullmatch(chosen.get(name, "")):
                 chosen.pop(name)
         return cls(**chosen)
-
-    def to_query(self) -> dict[str, str]:
-        """Only what differs from the default, as strings, in a fixed order."""
-        default = asdict(Selection())
-        return {
-            name: f"{value:g}" if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-            if value != default[name]
-        }
 
     def thresholds(self) -> Thresholds:
         """The three thresholds as `sab` takes them."""
