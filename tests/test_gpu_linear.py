@@ -40,9 +40,8 @@ def product(weight: gpu.Weight, x: Tensor, bias: Tensor | None = None) -> Tensor
 
 def can_be_stored(codes: LinearCodes) -> bool:
     """Whether a file could hold them, in blocks that the kernels take."""
-    if isinstance(codes, BinaryCodes) and codes.column_scale is not None and codes.second_column_scale is None:
-        if len(codes.column_scale) == 2:
-            return False
+    if isinstance(codes, BinaryCodes) and codes.column_scale is not None and len(codes.column_scale) == 2:
+        return codes.second_column_scale is not None and codes.block_size % gpu.LEAST_UNIT == 0
     return codes.block_size % gpu.LEAST_UNIT == 0
 
 
