@@ -2,7 +2,8 @@
 
 `sab.load(path_or_id)` and `sab.quantize(lvlm, recipe, run_dir)` are the front door; the steps behind them are
 one file each (see DESIGN.md). Both are looked up on first use, so that `import sab.significance` and the
-command line's help do not wait for transformers.
+command line's help do not wait for transformers. After `import sab`, `from_pretrained` of transformers reads packed
+checkpoints (`registration`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
+from sab.registration import register
 
 if TYPE_CHECKING:
     from sab.models import LVLM, load
@@ -27,6 +29,8 @@ _HOMES = {
     "load": "sab.models",
     "quantize": "sab.sequential",
 }
+
+register()
 
 
 def __getattr__(name: str) -> Any:

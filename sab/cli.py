@@ -1,4 +1,4 @@
-"""The command line: quantize, eval, compare, controls, causal, inspect, chat, bench, train-demo.
+"""The command line: quantize, eval, compare, controls, causal, export, inspect, chat, bench, train-demo.
 
 Human lines and progress go to stderr, one JSON object is the last line of stdout. Wrong input ends with exit
 code 2 and one sentence on stderr; an interrupt ends with 130 and says what is kept. Modules that need
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.cli_bench import add_benches
+from sab.cli_checkpoint import FORMS, add_checkpoint_commands, run_summary, write_checkpoint
 from sab.cli_maps import add_map_commands
 from sab.errors import SabError
-from sab.options import add_maps, add_model, add_suite, asked_questions
+from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense
 from sab.terminal import Parser, Progress, typed
 
 if TYPE_CHECKING:
@@ -83,11 +84,17 @@ def _parser() -> Parser:
         default="auto",
         help="one block on the device at a time, read from the files; auto: if it has too little room",
     )
+    quantize.add_argument(
+        "--export",
+        choices=(*FORMS, "none"),
+        default="packed",
+        help="checkpoint to write when done: packed (to --out/checkpoint), dense (to --out/dense) or none",
+    )
     quantize.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
 
     evaluate = commands.add_parser("eval", help="accuracy, blank-picture control, perplexity and speed")
     evaluate.set_defaults(run=_evaluate)
-    add_model(evaluate, "a model, or the directory of a run; the embedded model when left out")
+    add_model(evaluate, "a model, a packed checkpoint, or the directory of a run; the embedded model when left out")
     add_suite(evaluate)
 
     compare = commands.add_parser("compare", help="several methods on one model, as a table")
@@ -106,13 +113,12 @@ def _parser() -> Parser:
 
     add_map_commands(commands)
 
-    inspect = commands.add_parser("inspect", help="account for every stored byte of a run")
-    inspect.set_defaults(run=_inspect)
-    inspect.add_argument("directory", type=Path)
+    add_checkpoint_commands(commands)
 
     chat = commands.add_parser("chat", help="ask a model or a run about a picture")
     chat.set_defaults(run=_chat)
-    add_model(chat, "a model, or the directory of a run; the embedded model when left out")
+    add_model(chat, "a model, a packed checkpoint, or the directory of a run; the embedded model when left out")
+    chat.add_argument("--packed", action="store_true", help="compute on the bits of a run, not on dequantized weights")
     chat.add_argument("--image", help="PNG, JPEG or WebP file")
     chat.add_argument("--prompt", required=True)
     chat.add_argument("--max-new-tokens", type=int, default=64)
@@ -186,7 +192,7 @@ def _given_recipe(options: argparse.Namespace) -> RecipeFile:
 
     from sab.library import read_recipe
 
-    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype", "stream"}
+    beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype", "stream", "export"}
     for name in sorted(options.typed - beside):
         raise SabError(f"--recipe says everything; leave --{name.replace('_', '-')} out.")
     found = read_recipe(options.recipe)
@@ -213,11 +219,11 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
     recipe = given.recipe
     if (options.out / "recipe.json").exists() and not options.resume and not options.dry_run:
         raise SabError(f"{options.out} holds a run already; add --resume to continue it, or name another one.")
-    from sab import calibration, models
+    from sab import calibration
     from sab.sequential import chosen_linears
 
     streamed = {"auto": None, "yes": True, "no": False}[options.stream]
-    lvlm = models.load(recipe.model, options.device, options.dtype, streamed=streamed)
+    lvlm = load_dense(options, recipe.model, streamed)
     if given.fingerprint not in (None, lvlm.fingerprint):
         raise SabError(f"{options.recipe} was made for other weights than those of {lvlm.source}; name their model.")
     names = chosen_linears(lvlm, recipe)
@@ -234,7 +240,9 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
         if samples.fingerprint != given.samples:
             progress.say("sab: the calibration samples are not those of the recipe's own run; the codes will differ.")
         shared["samples"] = samples
-    return _run_summary(_binarize(lvlm, recipe, options.out, progress, **shared))
+    run = _binarize(lvlm, recipe, options.out, progress, **shared)
+    written = {} if options.export == "none" else write_checkpoint(lvlm, run, None, options.export, progress)
+    return run_summary(run) | written
 
 
 def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, **shared: Any) -> Run:
@@ -263,30 +271,22 @@ def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, *
     return run
 
 
-def _run_summary(run: Run) -> dict[str, Any]:
-    return {
-        "run": str(run.directory),
-        "method": run.recipe.method,
-        "linears": len(run.reports),
-        "bits_nominal": run.bits_nominal,
-        "bits_all_in": run.bits_all_in,
-        "bytes": run.bytes,
-        "seconds": run.seconds,
-        "finished": run.finished,
-        "calibration": run.header.get("calibration"),
-    }
-
-
-def _open(options: argparse.Namespace) -> tuple[LVLM, Run | None]:
-    """The model a command names: a model, or a run's model with the run's weights."""
+def _open(options: argparse.Namespace, packed: bool = False) -> tuple[LVLM, Run | None]:
+    """The model a command names: a model, or a run's model with the run's weights, dequantized or `packed`."""
     from sab import models
+    from sab.checkpoint import is_checkpoint
+    from sab.packed import swap
     from sab.runs import Run
 
-    if options.model is None or not (Path(options.model) / "recipe.json").exists():
+    named = Path(options.model or "")
+    if options.model is None or not (named / "recipe.json").exists() or is_checkpoint(named):
         return models.load(options.model, options.device, options.dtype), None
-    run = Run.open(options.model)
+    run = Run.open(named)
     lvlm = models.load(run.recipe.model, options.device, options.dtype)
-    run.apply(lvlm)
+    if packed:
+        swap(lvlm, run)
+    else:
+        run.apply(lvlm)
     if not run.finished:
         print(f"sab: {run.directory} is unfinished; its other linears stay in full precision.", file=sys.stderr)
     return lvlm, run
@@ -312,7 +312,17 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         )
     if run is not None:
         run.record_accuracy(figures, found.stored(identity_of(asked)))
-    return figures
+    return figures | _kernels(lvlm, progress)
+
+
+def _kernels(lvlm: LVLM, progress: Progress) -> dict[str, Any]:
+    """What the packed linears of a model run on, said and for the result; nothing where there are none."""
+    from sab.packed import kernels_of
+
+    kernels = kernels_of(lvlm.model)
+    for kernel, count in kernels.items():
+        progress.say(f"packed kernel: {kernel} ({count} linears)")
+    return {"kernels": kernels} if kernels else {}
 
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -320,7 +330,6 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     from functools import partial
     from tempfile import TemporaryDirectory
 
-    from sab import models
     from sab.binarizers import METHODS
     from sab.compare import compare
 
@@ -331,7 +340,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         raise SabError("--seeds must be at least 1.")
     recipes = {entry: _recipe(options, entry) for entry in entries if entry != "full"}
     asked = asked_questions(options)
-    full = models.load(options.model, options.device, options.dtype)
+    full = load_dense(options, options.model)
     progress = Progress()
     with ExitStack() as stack:
         where = options.out or Path(stack.enter_context(TemporaryDirectory(prefix="sab-compare-")))
@@ -380,46 +389,15 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _inspect(options: argparse.Namespace) -> dict[str, Any]:
-    from sab.packing import count_bits
-    from sab.runs import Run
-
-    run = Run.open(options.directory)
-    if not run.finished:
-        raise SabError(f"The run in {options.directory} is unfinished; finish it with quantize --resume.")
-    files = run.verify()
-    breakdown: dict[str, int] = {}
-    payload = 0
-    for name in run.reports:
-        counted = count_bits(run.codes(name))
-        payload += counted.bytes
-        for part, bits in counted.breakdown.items():
-            breakdown[part] = breakdown.get(part, 0) + bits
-    unlisted = {
-        path.relative_to(run.directory).as_posix(): path.stat().st_size
-        for path in sorted(run.directory.rglob("*"))
-        if path.is_file() and path.relative_to(run.directory).as_posix() not in files
-    }
-    code_files = sum(size for name, size in files.items() if name.startswith("codes/"))
-    for part, bits in sorted(breakdown.items(), key=lambda entry: -entry[1]):
-        print(f"{part:24s} {bits / 8:14,.0f} bytes", file=sys.stderr)
-    print(f"{'headers of code files':24s} {code_files - payload:14,d} bytes", file=sys.stderr)
-    return {
-        **_run_summary(run),
-        "codes": {part: bits / 8 for part, bits in breakdown.items()},
-        "code_bytes": payload,
-        "header_bytes": code_files - payload,
-        "other_bytes": sum(files.values()) - code_files + sum(unlisted.values()),
-        "total_bytes": sum(files.values()) + sum(unlisted.values()),
-        "files": files | unlisted,
-    }
-
-
 def _chat(options: argparse.Namespace) -> dict[str, Any]:
     from sab import chat
+    from sab.packed import packed_linears
 
     picture = chat.open_picture(options.image) if options.image else None
-    lvlm, _ = _open(options)
+    lvlm, run = _open(options, options.packed)
+    if options.packed and run is None and not packed_linears(lvlm.model):
+        raise SabError(f"{lvlm.source} has no packed linears; name a run, or leave --packed out.")
+    kernels = _kernels(lvlm, Progress())
     events = []
     for event in chat.stream(
         lvlm,
@@ -439,6 +417,7 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
         "logprob": sum(event.logprob for event in events),
         "first_token_seconds": events[0].seconds,
         "tokens_per_second": len(events) / last if last else None,
+        **kernels,
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
-from sab.options import add_maps, add_model, add_suite, asked_questions
+from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense
 from sab.terminal import Parser, Progress
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def _map_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _controls(options: argparse.Namespace) -> dict[str, Any]:
-    from sab import calibration, models
+    from sab import calibration
     from sab.control_files import StoredControls
     from sab.controls import controls
 
     recipe = _map_recipe(options)
     if options.seeds < 1:
         raise SabError("--seeds must be at least 1.")
-    lvlm = models.load(options.model, options.device, options.dtype)
+    lvlm = load_dense(options, options.model)
     progress = Progress()
     calibrations = [
         calibration.choose(recipe.calibration, recipe.samples, recipe.seed + step, recipe.split)
@@ -122,7 +122,7 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _causal(options: argparse.Namespace) -> dict[str, Any]:
-    from sab import calibration, models, sensitivities
+    from sab import calibration, sensitivities
     from sab.causal import PICTURE, TEXT, causal
     from sab.files import write_json
 
@@ -134,7 +134,7 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
     if options.random_draws < 1:
         raise SabError("--random-draws must be at least 1.")
     asked = _balanced(options)
-    lvlm = models.load(options.model, options.device, options.dtype)
+    lvlm = load_dense(options, options.model)
     progress = Progress()
     samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
     maps = sensitivities.maps(lvlm, samples, recipe.sensitivity, recipe.split, progress, recipe.damping)

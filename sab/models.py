@@ -36,14 +36,16 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProc
 from transformers.utils.import_utils import is_torchvision_available
 
 from sab.errors import SabError
-from sab.memory import HOST, free_memory
 from sab.parts import PARTS
-from sab.streaming import ROOM, Streamed, on_meta, open_streamed, weight_bytes
+from sab.streaming import ROOM, Streamed, free_memory, on_meta, open_streamed, weight_bytes
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
 FINGERPRINT_SAMPLES = 1024
+PACKED = "sab"  # the quantization method of our own checkpoints (hf.METHOD)
+LAYERS = re.compile(r"(layers?|blocks?|depth)$")
+MOST_LAYERS = 10_000
 
 Message = dict[str, str]
 Inputs = dict[str, Tensor]
@@ -111,7 +113,7 @@ class LVLM:
     @property
     def rests_on(self) -> torch.device:
         """Where activations of the calibration samples wait for their turn: the host for a streamed model."""
-        return self.device if self.streamed is None else HOST
+        return self.device if self.streamed is None else torch.device("cpu")
 
     def holding_block(self, index: int) -> AbstractContextManager[None]:
         """Have decoder block `index` on the device while the context is open, and what the decoder has beside its
@@ -418,19 +420,21 @@ def load(
     """Load a model for pictures and text; None loads the embedded one.
 
     Defaults: CUDA in bfloat16 where there is one, otherwise the CPU in float32. Code shipped inside a
-    checkpoint is never run and only safetensors weights are read. A `streamed` model keeps its weights in their
-    files and can only be quantized, one decoder block on the device at a time; None streams a model whose weights
-    would take more than six tenths of the memory that is free on the device. Raises SabError, in one sentence, for a
-    path that does not exist, a checkpoint that is not a vision-language model or is incomplete, and families
-    whose pictures do not pass through the decoder as tokens (cross-attention, encoder-decoder).
+    checkpoint is never run and only safetensors weights are read; dtype "auto" is what they are stored in. A `streamed`
+    model keeps its weights in their files and can only be quantized, one decoder block on the device at a time; None
+    streams a model whose weights would take more than six tenths of the memory that is free on the device. A packed
+    checkpoint (`checkpoint.export`) is loaded with packed linears, which are not among `linears`, and never streamed.
+    Raises SabError, in one sentence, for a path that does not exist, a checkpoint that is not a vision-language model
+    or is incomplete, mixtures of experts, and families whose pictures do not pass through the decoder as tokens
+    (cross-attention, encoder-decoder).
     """
     source = str(path_or_id or DEMO_MODEL)
     chosen_device = _device(device)
-    chosen_dtype = _dtype(dtype, chosen_device)
     if not Path(source).exists() and not HUB_ID.fullmatch(source):
         raise SabError(
             f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
         )
+    _check_depth(_read(source, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)[0], source)
     config = _read(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise SabError(
@@ -442,7 +446,11 @@ def load(
             f"{source} is an encoder-decoder model ({config.model_type}), which is not supported; "
             "choose one with a decoder that reads picture tokens, such as Qwen2.5-VL."
         )
+    _check_family(config, source)
+    chosen_dtype = _dtype(config.dtype if dtype == "auto" else dtype, chosen_device)
     processor = _processor(source, config, revision)
+    if getattr(config, "quantization_config", None):
+        streamed = False  # it is small, and its linears are computed on as they are stored
     if streamed is None:
         streamed = weight_bytes(on_meta(config, chosen_dtype)) > ROOM * free_memory(chosen_device)
     if streamed:
@@ -469,6 +477,39 @@ def load(
     return wrap(model.to(chosen_device), processor, source)
 
 
+def _check_depth(values: Any, source: str) -> None:
+    """SabError for a configuration, as JSON, of more layers than any model has: they are counted out one by one, in
+    lists and in modules, long before a weight is read."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if LAYERS.search(str(key)) and isinstance(value, int) and value > MOST_LAYERS:
+            raise SabError(f"The configuration of {source} asks for {value:,} as its {key}; get the checkpoint again.")
+        _check_depth(value, source)
+
+
+def _check_family(config: Any, source: str) -> None:
+    """SabError for kinds of models that can be told from the configuration and are not supported."""
+    decoder = config.get_text_config(decoder=True)
+    if any("expert" in key and isinstance(value, int) and value > 1 for key, value in decoder.to_dict().items()):
+        raise SabError(
+            f"{source} ({config.model_type}) is a mixture of experts, which is not supported; choose a dense model "
+            "such as Qwen2.5-VL, InternVL or LLaVA."
+        )
+    if getattr(decoder, "cross_attention_layers", None):
+        raise _without_picture_tokens(config, source)
+    quantization = getattr(config, "quantization_config", None)
+    if isinstance(quantization, dict) and quantization.get("quant_method") != PACKED:
+        raise SabError(
+            f"{source} is quantized already ({quantization.get('quant_method')}); name its full-precision checkpoint."
+        )
+
+
+def _without_picture_tokens(config: Any, source: str) -> SabError:
+    return SabError(
+        f"{source} ({config.model_type}) does not pass its pictures through the decoder as tokens, "
+        "so it is not supported; choose a model such as Qwen2.5-VL, InternVL or LLaVA."
+    )
+
+
 def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = None) -> LVLM:
     """An LVLM around a model and a processor that are already in memory, or whose weights are `streamed`. SabError
     where it is unsupported."""
@@ -478,10 +519,7 @@ def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = No
     crossing = any("cross_attn" in name for name, _ in decoder.named_modules())
     image_token_id = getattr(config, "image_token_id", None)
     if not isinstance(blocks, nn.ModuleList) or crossing or image_token_id is None:
-        raise SabError(
-            f"{source} ({config.model_type}) does not pass its pictures through the decoder as tokens, "
-            "so it is not supported; choose a model such as Qwen2.5-VL, InternVL or LLaVA."
-        )
+        raise _without_picture_tokens(config, source)
     modules = dict(model.named_modules())
     names = {id(module): name for name, module in modules.items()}
     info = _linear_info(modules, names[id(blocks)], names.get(id(model.get_encoder(modality="image")), ""))
@@ -567,7 +605,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if chosen not in (torch.float32, torch.bfloat16, torch.float16):
-        raise SabError(f"The dtype {dtype} is not supported; choose float32, bfloat16 or float16.")
+        raise SabError(f"The dtype {dtype} is not supported; choose float32, bfloat16, float16 or auto.")
     return cast(torch.dtype, chosen)
 
 
@@ -575,6 +613,8 @@ def _read(source: str, reader: Any, *arguments: Any, **options: Any) -> Any:
     """Call a transformers loader; whatever a bad checkpoint makes it raise becomes one sentence."""
     try:
         return reader(*arguments, **options)
+    except SabError:
+        raise
     except Exception as error:  # loaders raise a dozen kinds (OSError, JSON, safetensors, KeyError ...)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SabError(f"The model {source} could not be loaded ({reason}); check the name or the folder.") from error

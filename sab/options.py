@@ -10,6 +10,7 @@ from sab.errors import SabError
 
 if TYPE_CHECKING:
     from sab.demo.suite import Question
+    from sab.models import LVLM
 
 # "demo" is another name of "final"; the last four are abilities beyond single questions (`sab.demo.suite.ABILITIES`).
 SUITES = ("demo", "final", "tuning", "trained", "talk", "unknown", "strokes", "unrecognised")
@@ -18,7 +19,18 @@ SUITES = ("demo", "final", "tuning", "trained", "talk", "unknown", "strokes", "u
 def add_model(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument("model", nargs="?", help=about)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 …")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16")
+    parser.add_argument("--dtype", help="float32, bfloat16, float16, or auto: as the checkpoint is stored")
+
+
+def load_dense(options: argparse.Namespace, model: str | None, streamed: bool | None = False) -> LVLM:
+    """Load a model whose weights are to be looked at; SabError for a packed checkpoint, which has none."""
+    from sab import models
+    from sab.packed import packed_linears
+
+    lvlm = models.load(model, options.device, options.dtype, streamed=streamed)
+    if packed_linears(lvlm.model):
+        raise SabError(f"{lvlm.source} is packed already; name the full-precision model that it was made from.")
+    return lvlm
 
 
 def add_maps(parser: argparse.ArgumentParser) -> None:

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sab.devices import CHOICE, REFERENCE, TRITON, takes_triton
 from sab.errors import SabError
 from sab.kernels import cpu, gpu, reference
 from sab.kernels.tiles import Tiles, arrange_stored, stored
-from sab.layout import complete
+from sab.layout import complete, sizes
 from sab.packing import pack
 
 if TYPE_CHECKING:
@@ -87,6 +86,11 @@ class PackedLinear(nn.Module):
     def _held(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self._names}
 
+    @property
+    def stored_names(self) -> tuple[str, ...]:
+        """Names of the tensors it stores."""
+        return tuple(sizes(self.metadata))
+
     def stored(self) -> dict[str, Tensor]:
         """The stored tensors (layout.py): those it holds, or made from the arrangement."""
         if self.sizes is None:
@@ -112,7 +116,7 @@ class PackedLinear(nn.Module):
         """What computes so many tokens of a type at once: few are looked up in the bits, of many the weights are
         dequantized a piece at a time."""
         if self.sizes is None:
-            return TRITON if self._takes_triton else REFERENCE
+            return "triton" if self._takes_triton else "reference"
         library = self._arranged().library
         ways = {MATRIX_UNIT: f"c {library.path} matrix unit, bfloat16", UNPACK: f"c {library.path} dequantizing"}
         return ways.get(self._way(tokens, dtype), library.kernel(self.mode))
@@ -175,7 +179,11 @@ class PackedLinear(nn.Module):
     @property
     def _takes_triton(self) -> bool:
         """Whether Triton's kernel multiplies what is held as stored. SabError where it is asked for and cannot run."""
-        return takes_triton(getattr(self, self._names[0]).device) and gpu.takes(self.metadata)
+        where, choice = getattr(self, self._names[0]).device, os.environ.get(cpu.CHOICE)
+        if choice == gpu.NAME and where.type != "meta" and not gpu.runs_on(where):
+            raise SabError(f"{cpu.CHOICE} is {choice}, which needs a CUDA device and the package triton; leave it out.")
+        wanted = choice == gpu.NAME or (where.type == "cuda" and choice != "reference")
+        return wanted and gpu.runs_on(where) and gpu.takes(self.metadata)
 
     def _on_gpu(self) -> gpu.Weight:
         if self._weight is None:
@@ -263,7 +271,17 @@ def swap(lvlm: LVLM, run: Run, mode: str = "exact") -> Swapped:
     return Swapped(packed, sum(linear.resident_bytes for linear in packed.values()), dense)
 
 
+def packed_linears(model: nn.Module) -> dict[str, PackedLinear]:
+    """The packed linears of a model, by module name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def kernels_of(model: nn.Module) -> dict[str, int]:
+    """Number of packed linears in a model by what computes them, the most frequent first."""
+    return dict(Counter(linear.kernel for linear in packed_linears(model).values()).most_common())
+
+
 def chosen_library() -> cpu.Library | None:
     """The C kernel; None where there is none, or SAB_KERNEL asks for another."""
-    choice = os.environ.get(CHOICE) or None
-    return None if choice in (REFERENCE, TRITON) else cpu.load(choice)
+    choice = os.environ.get(cpu.CHOICE) or None
+    return None if choice in ("reference", gpu.NAME) else cpu.load(choice)

@@ -43,7 +43,6 @@ from sab.files import (
     SEAL,
     TEMPORARY,
     append_line,
-    clear_leftovers,
     digest_of,
     is_intact,
     make_directory,
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 LABEL = "label.txt"
 EVALUATION = ("accuracy.json", "answers.json")
+EXPORTS = ("checkpoint", "dense")  # folders with checkpoints made from the run, which the manifest leaves out
 LONGEST_LABEL = 80
 ASSET_RUNS = Path(__file__).resolve().parent.parent / "assets" / "runs"
 USER_RUNS = Path(os.environ.get("SAB_RUNS") or Path.home() / ".cache" / "sab-lens" / "runs")
@@ -547,12 +547,12 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
                 "the linears still to come may differ in their last bits from an uninterrupted run.",
                 stacklevel=3,
             )
-        clear_leftovers(directory)
+        for leftover in directory.rglob(f"{TEMPORARY}*"):  # what a kill cut short
+            leftover.unlink(missing_ok=True)
         return run
     if directory.exists() and any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir()):
         raise SabError(f"{directory} is not empty and holds no run; name another directory.")
     make_directory(directory)
-    clear_leftovers(directory)
     write_json(directory / "recipe.json", header)
     return Run.open(directory)
 
@@ -624,7 +624,9 @@ def write_manifest(run: Run) -> None:
     """Write the manifest: SHA-256 and size of every file but the log, and the run's totals."""
     files = {}
     for path in sorted(run.directory.rglob("*")):
-        skipped = path.name.startswith(TEMPORARY) or path.name in ("manifest.json", "events.jsonl", LABEL)
+        inside = path.relative_to(run.directory).parts[0]
+        skipped = inside.startswith(".") or inside in (*EXPORTS, "manifest.json", "events.jsonl", LABEL)
+        skipped = skipped or path.name.startswith(TEMPORARY)
         if path.is_file() and not skipped:
             files[path.relative_to(run.directory).as_posix()] = _file_entry(path)
     totals = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sab import bench, cli, terminal
+from sab import bench, cli, cli_checkpoint, terminal
 from sab.runs import Run
 from tests.tiny import picture, tiny_folder
 
@@ -195,7 +195,7 @@ def test_an_interrupt_says_how_to_continue(capsys: pytest.CaptureFixture[str], m
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_inspect", interrupted)
+    monkeypatch.setattr(cli_checkpoint, "_inspect", interrupted)
     assert cli.main(["inspect", "x"]) == 130
     assert "--resume" in capsys.readouterr().err
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sab.binarizers import METHODS, BinaryCodes, LinearCodes
-from sab.devices import CHOICE, TRITON
 from sab.errors import SabError
-from sab.kernels import gpu
+from sab.kernels import cpu, gpu
 from sab.packed import PackedLinear
 from sab.packing import pack
 from tests.test_kernels import binary_codes, inputs, integer_codes, largest
@@ -155,10 +154,10 @@ def test_what_does_not_fit_is_one_sentence() -> None:
 
 
 def test_a_packed_linear_computes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CHOICE, TRITON)
+    monkeypatch.setenv(cpu.CHOICE, gpu.NAME)
     codes, bias = codes_of("sab", 21, 70, block_size=32), torch.randn(21)
     linear = PackedLinear(codes, bias, device=DEVICE)
-    assert linear.kernel == TRITON
+    assert linear.kernel == gpu.NAME
     for shape in ((70,), (1, 70), (2, 3, 70), (0, 70)):
         x = torch.randn(shape)
         want = torch.nn.functional.linear(x, codes.dense(), bias)
@@ -168,12 +167,12 @@ def test_a_packed_linear_computes_by_it(monkeypatch: pytest.MonkeyPatch) -> None
     x = torch.randn(2, 70, dtype=torch.float64, device=DEVICE)
     assert linear(x).dtype == torch.float64  # the reference's
     assert PackedLinear(codes_of("pb-llm", 21, 70, block_size=32), device=DEVICE).kernel == "reference"
-    monkeypatch.setenv(CHOICE, "reference")
+    monkeypatch.setenv(cpu.CHOICE, "reference")
     assert linear.kernel == "reference"
 
 
 def test_asked_for_where_it_cannot_run_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CHOICE, TRITON)
+    monkeypatch.setenv(cpu.CHOICE, gpu.NAME)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(SabError, match="needs a CUDA device"):
         _ = PackedLinear(codes_of("sab", 21, 70, block_size=32)).kernel
