@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from sab.calibration import Sample
 from sab.capture import Batch, capture, moved, reach_decoder, replay_block, rows_of, watching
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator
+from sab.memory import Fallback, warn_of_host, with_host
 from sab.models import LVLM, Inputs
 from sab.refine import is_held_out
 
@@ -44,6 +45,7 @@ class Calibrated:
         split: str = "token",
         limit: float = 0,
         progress: Progress | None = None,
+        fallback: Fallback = warn_of_host,
     ) -> None:
         self.lvlm = lvlm
         self.samples = samples
@@ -51,6 +53,7 @@ class Calibrated:
         self.maps: dict[tuple[str, float], Maps] = {}  # by kind of sensitivity and damping; `sequential` fills it
         self._limit = limit
         self.progress = progress  # hears how far `batches` is
+        self.fallback = fallback  # hears of sums that the host takes over
         self._reached: list[list[Batch] | None] = []  # what enters block 0, 1 …; None: dropped
         self._moments: dict[tuple[int, bool], dict[str, Moments]] = {}
 
@@ -90,11 +93,13 @@ class Calibrated:
         """Moments of the named linears of decoder block `index`: by modality, or as `judged` has them."""
         if not self.keeps:
             entered = self.before(index)
-            return through_block(self.lvlm, index, entered, names, groups_of(entered, judged))[0]
+            groups = groups_of(entered, judged)
+            return through_block(self.lvlm, index, entered, names, groups, fallback=self.fallback)[0]
         if (index, judged) not in self._moments:
             entered = self.before(index)
             every = [name for name in self.lvlm.decoder_linears if self.lvlm.info[name].block == index]
-            found, behind = through_block(self.lvlm, index, entered, every, groups_of(entered, judged), check=False)
+            groups = groups_of(entered, judged)
+            found, behind = through_block(self.lvlm, index, entered, every, groups, False, self.fallback)
             self._moments[index, judged] = found
             if len(self._reached) == index + 1:
                 self._advance(behind)
@@ -136,48 +141,71 @@ def through_block(
     names: Sequence[str],
     groups: Groups | None = None,
     check: bool = True,
+    fallback: Fallback = warn_of_host,
 ) -> tuple[dict[str, Moments], list[Batch]]:
     """Run all batches through decoder block `index`: moments of the named linears by group of tokens (language and
-    vision when left out), and the batches after it. SabError where a linear took no part or saw NaN or infinity."""
+    vision when left out), and the batches after it. Sums for which the device has no room are kept on the host, and
+    `fallback` hears of it. SabError where a linear took no part or saw NaN or infinity."""
     groups = by_modality(batches) if groups is None else groups
     linears = {name: lvlm.linears[name] for name in names}
-    moments: dict[str, Moments] = {}
-    behind = []
-    with lvlm.holding_block(index), torch.no_grad():
+
+    def run(device: torch.device) -> tuple[dict[str, Moments], list[Batch]]:
+        moments: dict[str, Moments] = {}
+        behind = []
         for batch, masks in zip(batches, groups, strict=True):
-
-            def see(together: list[str], inputs: Tensor, masks: tuple[Tensor, ...] = masks) -> None:
-                _add(moments, together, inputs, masks)
-
-            with watching(linears, see):
+            with watching(linears, partial(_add, moments, masks, device)):
                 behind.append(replace(batch, hidden=moved(replay_block(lvlm, index, batch), lvlm.rests_on)))
+        return moments, behind
+
+    with lvlm.holding_block(index), torch.no_grad():
+        moments, behind = with_host(f"block {index}, sums of the Hessians", run, lvlm.device, fallback)
     if check:
         _check(moments, names)
-    return moments, behind
+    return _resting(moments, lvlm.rests_on), behind
 
 
-def through_tower(lvlm: LVLM, pictures: Sequence[Inputs], names: Sequence[str]) -> dict[str, Moments]:
+def through_tower(
+    lvlm: LVLM, pictures: Sequence[Inputs], names: Sequence[str], fallback: Fallback = warn_of_host
+) -> dict[str, Moments]:
     """Run all pictures through tower and projector: moments of the named linears, where every row is vision."""
     linears = {name: lvlm.linears[name] for name in names}
-    moments: dict[str, Moments] = {}
 
-    def see(together: list[str], inputs: Tensor) -> None:
-        everywhere = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
-        _add(moments, together, inputs, (~everywhere, everywhere))
+    def run(device: torch.device) -> dict[str, Moments]:
+        moments: dict[str, Moments] = {}
 
-    with lvlm.holding_front():
+        def see(together: list[str], inputs: Tensor) -> None:
+            everywhere = torch.ones(inputs.shape[:-1], dtype=torch.bool, device=inputs.device)
+            _add(moments, (~everywhere, everywhere), device, together, inputs)
+
         for batch in pictures:
             with watching(linears, see):
                 reach_decoder(lvlm, lvlm.place(batch))
+        return moments
+
+    with lvlm.holding_front():
+        moments = with_host(f"{names[0]} and others, sums of the Hessians", run, lvlm.device, fallback)
     _check(moments, names)
-    return moments
+    return _resting(moments, lvlm.rests_on)
 
 
-def _add(moments: dict[str, Moments], together: list[str], inputs: Tensor, masks: tuple[Tensor, ...]) -> None:
-    """Add inputs [..., m] of linears that share them to their accumulators, one per mask [...]."""
+def _resting(moments: dict[str, Moments], device: torch.device) -> dict[str, Moments]:
+    """The same moments on a device; linears that share theirs still do."""
+    distinct = {id(shared): shared for shared in moments.values()}
+    there = {key: tuple(group.to(device) for group in shared) for key, shared in distinct.items()}
+    return {name: there[id(shared)] for name, shared in moments.items()}
+
+
+def _add(
+    moments: dict[str, Moments],
+    masks: tuple[Tensor, ...],
+    device: torch.device,
+    together: list[str],
+    inputs: Tensor,
+) -> None:
+    """Add inputs [..., m] of linears that share them to their accumulators on `device`, one per mask [...]."""
     leader = together[0]
     if leader not in moments:
-        fresh = tuple(HessianAccumulator(inputs.shape[-1], inputs.device) for _ in masks)
+        fresh = tuple(HessianAccumulator(inputs.shape[-1], device) for _ in masks)
         moments.update(dict.fromkeys(together, fresh))
     for group, mask in zip(moments[leader], masks, strict=True):
         group.add(rows_of(inputs, mask, leader))

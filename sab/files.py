@@ -63,6 +63,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def clear_leftovers(directory: Path) -> None:
+    """Delete below a directory what a killed process had not finished writing."""
+    for leftover in directory.rglob(f"{TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a log; a line before it that was cut short is ended. SabError when the disk refuses."""
     try:

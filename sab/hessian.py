@@ -48,6 +48,14 @@ class HessianAccumulator:
             self._sum.addmm_(rows.T, rows)
         self.tokens += rows.shape[0]
 
+    def to(self, device: torch.device) -> "HessianAccumulator":
+        """The same sums on a device."""
+        if self._sum.device == device:
+            return self
+        moved = HessianAccumulator(0, device)
+        moved.width, moved.tokens, moved._sum = self.width, self.tokens, self._sum.to(device)
+        return moved
+
     @property
     def finite(self) -> bool:
         """Whether no token held NaN or infinity and no sum left float32."""

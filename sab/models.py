@@ -36,8 +36,9 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProc
 from transformers.utils.import_utils import is_torchvision_available
 
 from sab.errors import SabError
+from sab.memory import HOST, free_memory
 from sab.parts import PARTS
-from sab.streaming import ROOM, Streamed, free_memory, on_meta, open_streamed, weight_bytes
+from sab.streaming import ROOM, Streamed, on_meta, open_streamed, weight_bytes
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -113,7 +114,7 @@ class LVLM:
     @property
     def rests_on(self) -> torch.device:
         """Where activations of the calibration samples wait for their turn: the host for a streamed model."""
-        return self.device if self.streamed is None else torch.device("cpu")
+        return self.device if self.streamed is None else HOST
 
     def holding_block(self, index: int) -> AbstractContextManager[None]:
         """Have decoder block `index` on the device while the context is open, and what the decoder has beside its

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sab.devices import CHOICE, REFERENCE, TRITON, takes_triton
 from sab.errors import SabError
 from sab.kernels import cpu, gpu, reference
 from sab.kernels.tiles import Tiles, arrange_stored, stored
@@ -116,7 +117,7 @@ class PackedLinear(nn.Module):
         """What computes so many tokens of a type at once: few are looked up in the bits, of many the weights are
         dequantized a piece at a time."""
         if self.sizes is None:
-            return "triton" if self._takes_triton else "reference"
+            return TRITON if self._takes_triton else REFERENCE
         library = self._arranged().library
         ways = {MATRIX_UNIT: f"c {library.path} matrix unit, bfloat16", UNPACK: f"c {library.path} dequantizing"}
         return ways.get(self._way(tokens, dtype), library.kernel(self.mode))
@@ -179,11 +180,7 @@ class PackedLinear(nn.Module):
     @property
     def _takes_triton(self) -> bool:
         """Whether Triton's kernel multiplies what is held as stored. SabError where it is asked for and cannot run."""
-        where, choice = getattr(self, self._names[0]).device, os.environ.get(cpu.CHOICE)
-        if choice == gpu.NAME and where.type != "meta" and not gpu.runs_on(where):
-            raise SabError(f"{cpu.CHOICE} is {choice}, which needs a CUDA device and the package triton; leave it out.")
-        wanted = choice == gpu.NAME or (where.type == "cuda" and choice != "reference")
-        return wanted and gpu.runs_on(where) and gpu.takes(self.metadata)
+        return takes_triton(getattr(self, self._names[0]).device) and gpu.takes(self.metadata)
 
     def _on_gpu(self) -> gpu.Weight:
         if self._weight is None:
@@ -283,5 +280,5 @@ def kernels_of(model: nn.Module) -> dict[str, int]:
 
 def chosen_library() -> cpu.Library | None:
     """The C kernel; None where there is none, or SAB_KERNEL asks for another."""
-    choice = os.environ.get(cpu.CHOICE) or None
-    return None if choice in ("reference", gpu.NAME) else cpu.load(choice)
+    choice = os.environ.get(CHOICE) or None
+    return None if choice in (REFERENCE, TRITON) else cpu.load(choice)

@@ -43,6 +43,7 @@ from sab.files import (
     SEAL,
     TEMPORARY,
     append_line,
+    clear_leftovers,
     digest_of,
     is_intact,
     make_directory,
@@ -547,12 +548,12 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
                 "the linears still to come may differ in their last bits from an uninterrupted run.",
                 stacklevel=3,
             )
-        for leftover in directory.rglob(f"{TEMPORARY}*"):  # what a kill cut short
-            leftover.unlink(missing_ok=True)
+        clear_leftovers(directory)
         return run
     if directory.exists() and any(not entry.name.startswith(TEMPORARY) for entry in directory.iterdir()):
         raise SabError(f"{directory} is not empty and holds no run; name another directory.")
     make_directory(directory)
+    clear_leftovers(directory)
     write_json(directory / "recipe.json", header)
     return Run.open(directory)
 

@@ -18,6 +18,7 @@ from sab.calibration import Sample
 from sab.capture import Batch, answer_gradient, block_gradient, rows_of
 from sab.errors import SabError
 from sab.hessian import input_sensitivity
+from sab.memory import Fallback, warn_of_host, with_host
 from sab.models import LVLM
 
 
@@ -53,7 +54,8 @@ def group_sensitivities(
     if sensitivity not in MAPS:
         raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
     names = list(lvlm.decoder_linears)
-    return MAPS[sensitivity](lvlm, batches, groups, names, damping, progress or (lambda stage, share: None))
+    tell = progress or (lambda stage, share: None)
+    return MAPS[sensitivity](lvlm, batches, groups, names, damping, tell, warn_of_host)
 
 
 def known_maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, tell: Progress) -> Maps:
@@ -63,7 +65,8 @@ def known_maps(known: Calibrated, names: Sequence[str], kind: str, damping: floa
     if key in known.maps:
         return known.maps[key]
     if not known.keeps:
-        found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), names, damping, tell)
+        groups = by_modality(known.batches)
+        found = MAPS[kind](lvlm, known.batches, groups, names, damping, tell, known.fallback)
         return {name: (language, vision) for name, (language, vision) in found.items()}
     every = list(lvlm.decoder_linears)
     if kind == "input":
@@ -71,28 +74,35 @@ def known_maps(known: Calibrated, names: Sequence[str], kind: str, damping: floa
         for index in range(len(lvlm.blocks)):
             tell("input sensitivities", index / len(lvlm.blocks))
             inside = [name for name in every if lvlm.info[name].block == index]
-            found |= _input_sensitivities(known.moments(index, inside), inside, damping)
+            found |= _input_sensitivities(lvlm, known.moments(index, inside), inside, damping, known.fallback)
     else:
-        found = MAPS[kind](lvlm, known.batches, by_modality(known.batches), every, damping, tell)
+        groups = by_modality(known.batches)
+        found = MAPS[kind](lvlm, known.batches, groups, every, damping, tell, known.fallback)
     kept = {name: (language, vision) for name, (language, vision) in found.items()}
     known.maps = {other: maps for other, maps in known.maps.items() if other[0] != kind} | {key: kept}
     return kept
 
 
 def _input_maps(
-    lvlm: LVLM, batches: Sequence[Batch], groups: Groups, names: Sequence[str], damping: float, tell: Progress
+    lvlm: LVLM,
+    batches: Sequence[Batch],
+    groups: Groups,
+    names: Sequence[str],
+    damping: float,
+    tell: Progress,
+    fallback: Fallback,
 ) -> dict[str, tuple[Tensor, ...]]:
     found: dict[str, tuple[Tensor, ...]] = {}
     for index in range(len(lvlm.blocks)):
         inside = [name for name in names if lvlm.info[name].block == index]
         tell("input sensitivities", index / len(lvlm.blocks))
-        moments, batches = through_block(lvlm, index, batches, inside, groups)
-        found |= _input_sensitivities(moments, inside, damping)
+        moments, batches = through_block(lvlm, index, batches, inside, groups, fallback=fallback)
+        found |= _input_sensitivities(lvlm, moments, inside, damping, fallback)
     return found
 
 
 def _input_sensitivities(
-    moments: Mapping[str, Moments], inside: Sequence[str], damping: float
+    lvlm: LVLM, moments: Mapping[str, Moments], inside: Sequence[str], damping: float, fallback: Fallback
 ) -> dict[str, tuple[Tensor, ...]]:
     """Sensitivities [m] of the linears of one block, one per group of tokens."""
     found: dict[str, tuple[Tensor, ...]] = {}
@@ -100,8 +110,12 @@ def _input_sensitivities(
     for name in inside:
         shared = moments[name]
         if id(shared) not in computed:
+
+            def invert(device: torch.device, shared: Moments = shared) -> tuple[Tensor, ...]:
+                return tuple(input_sensitivity(group.to(device).hessian, damping).to(lvlm.rests_on) for group in shared)
+
             try:
-                computed[id(shared)] = tuple(input_sensitivity(group.hessian, damping) for group in shared)
+                computed[id(shared)] = with_host(f"{name}, its sensitivities", invert, lvlm.device, fallback)
             except SabError as refusal:
                 raise SabError(f"{name}: {refusal}") from refusal
         found[name] = computed[id(shared)]
@@ -109,7 +123,13 @@ def _input_sensitivities(
 
 
 def _fisher_maps(
-    lvlm: LVLM, batches: Sequence[Batch], groups: Groups, names: Sequence[str], damping: float, tell: Progress
+    lvlm: LVLM,
+    batches: Sequence[Batch],
+    groups: Groups,
+    names: Sequence[str],
+    damping: float,
+    tell: Progress,
+    fallback: Fallback,
 ) -> dict[str, tuple[Tensor, ...]]:
     """Forward once, keeping the hidden states at block boundaries; then back, one block at a time."""
     boundaries = [list(batches)]
@@ -148,9 +168,7 @@ def _fisher_maps(
     return {name: found[name] for name in names}
 
 
-MAPS: dict[
-    str, Callable[[LVLM, Sequence[Batch], Groups, Sequence[str], float, Progress], dict[str, tuple[Tensor, ...]]]
-] = {
+MAPS: dict[str, Callable[..., dict[str, tuple[Tensor, ...]]]] = {
     "input": _input_maps,
     "fisher": _fisher_maps,
 }

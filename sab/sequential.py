@@ -41,12 +41,13 @@ from sab.capture import Batch, picture_batches
 from sab.compensate import FitSettings, LinearFit, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import combine
+from sab.memory import Fallback, warn_of_host, with_host
 from sab.models import LVLM, fingerprint
 from sab.packing import count_bits
 from sab.refine import Refinement, refine_block
 from sab.runs import LinearReport, Recipe, Run
 from sab.sensitivities import known_maps
-from sab.significance import significance_map
+from sab.significance import SignificanceMap, significance_map
 
 TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
 ONLY_VISION = "only vision tokens exist in front of the decoder: weighting is off"
@@ -81,6 +82,7 @@ def quantize(
     names = chosen_linears(lvlm, recipe)
     tell = progress or (lambda stage, share: None)
     run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
+    fallback = partial(_note_host, run)
     if lvlm.streamed is not None and run is None:
         raise SabError("A streamed model has no room for what is binarized; name a directory for the run.")
     if _binarized(lvlm):
@@ -97,10 +99,12 @@ def quantize(
     tell("calibration samples", 0.0)
     known = calibrated
     if known is None:
-        chosen = samples if samples is not None else calibration.choose(
-            recipe.calibration, recipe.samples, recipe.seed, recipe.split
+        chosen = (
+            samples
+            if samples is not None
+            else calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
         )
-        known = Calibrated(lvlm, chosen, recipe.split, progress=tell)
+        known = Calibrated(lvlm, chosen, recipe.split, progress=tell, fallback=fallback)
     drawn = calibration.as_set(known.samples)
     if run is not None:
         runs.settle_calibration(run, drawn)
@@ -118,14 +122,14 @@ def quantize(
         found = _all_maps(known, recipe, run, decoder, given, tell)
     if run is not None:
         runs.log_event(run, "started", done=len(finished), total=len(names))
-    work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell)
+    work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell, fallback)
     if outside:
         with lvlm.holding_front():
             pictures = picture_batches(lvlm, known.samples)
             for _, block in groupby(outside, lambda name: (lvlm.info[name].part, lvlm.info[name].block)):
-                if not (yield from work.block(list(block), partial(through_tower, lvlm, pictures))):
+                if not (yield from work.block(list(block), partial(through_tower, lvlm, pictures, fallback=fallback))):
                     return
-            known = Calibrated(lvlm, known.samples, recipe.split, progress=tell)  # the pictures have changed
+            known = Calibrated(lvlm, known.samples, recipe.split, 0, tell, fallback)  # the pictures have changed
             if decoder:
                 _ = known.batches  # while the binarized tower is there
     last = max((lvlm.info[name].block for name in decoder), default=-1)
@@ -143,7 +147,7 @@ def quantize(
             if epochs:
                 full = known.before(index + 1)  # before any weight of this block is replaced
                 refine = partial(refine_block, lvlm, index, entered, full, epochs=epochs, seed=recipe.seed)
-            collect = partial(_moments, lvlm, index, entered, judged)
+            collect = partial(_moments, lvlm, index, entered, judged, fallback)
             if behind is None and known.keeps:
                 collect = partial(known.moments, index, judged=judged)
             if not (yield from work.block(inside, collect, refine)):
@@ -174,6 +178,7 @@ class _Work:
     clock: _Clock
     stop: threading.Event | None
     tell: Progress
+    fallback: Fallback
     said: set[str] = field(default_factory=set)
 
     def block(
@@ -197,7 +202,7 @@ class _Work:
             if self.stop is not None and self.stop.is_set():
                 break
             self.tell(name, self.clock.share)
-            fit, report = _fit(self.lvlm, self.recipe, name, moments[name], self.found.get(name), self.clock)
+            fit, report = self._fit(name, moments[name])
             self._say_what_is_unusual(report)
             if refine is not None:
                 fits[name] = fit, report
@@ -208,15 +213,17 @@ class _Work:
             yield report
         if fits and len(fits) == len(waiting) and refine is not None:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
-            codes = {name: fit.codes for name, (fit, _) in fits.items() if isinstance(fit.codes, BinaryCodes)}
+            codes = {
+                name: fit.codes.to(self.lvlm.device)  # the host may have fitted some
+                for name, (fit, _) in fits.items()
+                if isinstance(fit.codes, BinaryCodes)
+            }
             refined = refine(codes).codes
             for name, (_, report) in fits.items():
                 dense[name] = refined[name].dense()
-                hessian = _compensation_hessian(self.recipe, moments[name], self.found.get(name))
-                weight = self.lvlm.linears[name].weight.detach().float()
-                energy = quadratic(weight, hessian)
-                if energy > 0:
-                    report = replace(report, relative_loss=quadratic(weight - dense[name], hessian) / energy)
+                measure = partial(self._loss, name, moments[name], dense[name])
+                loss = with_host(f"{name}, its loss", measure, self.lvlm.device, self.fallback)
+                report = replace(report, relative_loss=report.relative_loss if loss is None else loss)
                 if self.run is not None:
                     runs.store_linear(self.run, report, refined[name])
                 yield report
@@ -225,6 +232,24 @@ class _Work:
         if len(dense) < len(inside) and self.run is not None:
             runs.log_event(self.run, "stopped", done=len(self.run.reports), total=self.clock.total)
         return len(dense) == len(inside)
+
+    def _fit(self, name: str, moments: Moments) -> tuple[LinearFit, LinearReport]:
+        """Fit one linear, on the host where the device has no room for its Hessian."""
+        found = self.found.get(name)
+
+        def fit(device: torch.device) -> tuple[LinearFit, SignificanceMap]:
+            return _fit(self.lvlm, self.recipe, name, moments, found, device)
+
+        fitted, significance = with_host(f"{name}, its fit", fit, self.lvlm.device, self.fallback)
+        self.clock.count(name)
+        return fitted, _report(self.lvlm, name, moments, fitted, significance, found is None, self.clock)
+
+    def _loss(self, name: str, moments: Moments, dense: Tensor, device: torch.device) -> float | None:
+        """tr(ΔHΔᵀ)/tr(WHWᵀ) of other weights [n, m]; None where the linear's inputs are all zero."""
+        hessian = _compensation_hessian(self.recipe, moments, self.found.get(name), device)
+        weight = self.lvlm.linears[name].weight.detach().to(device).float()
+        energy = quadratic(weight, hessian)
+        return quadratic(weight - dense.to(device), hessian) / energy if energy > 0 else None
 
     def _say_what_is_unusual(self, report: LinearReport) -> None:
         if report.part != "decoder" and "few " + report.part not in self.said:
@@ -275,9 +300,16 @@ def _binarized(lvlm: LVLM) -> bool:
 
 
 def _moments(
-    lvlm: LVLM, index: int, entered: Sequence[Batch], judged: bool, names: Sequence[str]
+    lvlm: LVLM, index: int, entered: Sequence[Batch], judged: bool, fallback: Fallback, names: Sequence[str]
 ) -> dict[str, Moments]:
-    return through_block(lvlm, index, entered, names, groups_of(entered, judged))[0]
+    return through_block(lvlm, index, entered, names, groups_of(entered, judged), fallback=fallback)[0]
+
+
+def _note_host(run: Run | None, what: str) -> None:
+    """The host takes over what the device has no memory for: a warning, and a line in the run's log."""
+    warn_of_host(what)
+    if run is not None:
+        runs.log_event(run, "out_of_memory", on_host=what)
 
 
 def _warn_of_few_tokens(lvlm: LVLM, names: Sequence[str], modality: str, tokens: int) -> None:
@@ -302,9 +334,11 @@ def _finished(lvlm: LVLM, run: Run | None, names: Sequence[str], together: bool)
     return {name: report for name, report in done.items() if place[name] not in broken}
 
 
-def _compensation_hessian(recipe: Recipe, moments: Moments, sensitivity: tuple[Tensor, Tensor] | None) -> Tensor:
-    """H [m, m] of a language and a vision accumulator, mixed by the recipe's beta in the decoder."""
-    language, vision = moments[:2]
+def _compensation_hessian(
+    recipe: Recipe, moments: Moments, sensitivity: tuple[Tensor, Tensor] | None, device: torch.device
+) -> Tensor:
+    """H [m, m] of a language and a vision accumulator on a device, mixed by the recipe's beta in the decoder."""
+    language, vision = (group.to(device) for group in moments[:2])
     beta = recipe.beta if sensitivity is not None else None
     return combine(language.hessian, vision.hessian, language.tokens, vision.tokens, beta)
 
@@ -315,15 +349,13 @@ def _fit(
     name: str,
     moments: Moments,
     sensitivity: tuple[Tensor, Tensor] | None,
-    clock: _Clock,
-) -> tuple[LinearFit, LinearReport]:
-    """Fit one linear and describe the outcome; `clock` counts it as done. Without a sensitivity, in front of
-    the decoder, there is vision alone: no map, and no language to mix in whatever the recipe's beta."""
-    weight = lvlm.linears[name].weight.detach().float()
-    info = lvlm.info[name]
-    language, vision, *held_out = moments
-    hessian = _compensation_hessian(recipe, moments, sensitivity)
-    inputs = torch.ones(weight.shape[1], device=weight.device)
+    device: torch.device,
+) -> tuple[LinearFit, SignificanceMap]:
+    """Fit one linear on a device. Without a sensitivity, in front of the decoder, there is vision alone: no map, and
+    no language to mix in whatever the recipe's beta."""
+    weight = lvlm.linears[name].weight.detach().to(device).float()
+    hessian = _compensation_hessian(recipe, moments, sensitivity, device)
+    inputs = torch.ones(weight.shape[1], device=device)
     try:
         significance = significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds)
     except SabError as refusal:
@@ -339,17 +371,30 @@ def _fit(
         keep=recipe.keep,
         bits=recipe.bits,
     )
-    unseen = _compensation_hessian(recipe, tuple(held_out), sensitivity) if held_out else None
+    held_out = moments[2:]
+    unseen = _compensation_hessian(recipe, held_out, sensitivity, device) if held_out else None
     if unseen is not None and not bool(unseen.any()):
         unseen = None  # too few samples to hold any out
-    fit = fit_linear(weight, hessian, recipe.method, settings, significance, name, unseen)
-    bits = count_bits(fit.codes)
-    clock.count(name)
-    return fit, LinearReport(
+    return fit_linear(weight, hessian, recipe.method, settings, significance, name, unseen), significance
+
+
+def _report(
+    lvlm: LVLM,
+    name: str,
+    moments: Moments,
+    fit: LinearFit,
+    significance: SignificanceMap,
+    only_vision: bool,
+    clock: _Clock,
+) -> LinearReport:
+    """Describe what became of a linear that `clock` has counted."""
+    info, bits = lvlm.info[name], count_bits(fit.codes)
+    language, vision = moments[:2]
+    return LinearReport(
         name=name,
         block=info.block,
         kind=info.kind,
-        shape=(weight.shape[0], weight.shape[1]),
+        shape=fit.codes.shape,
         relative_loss=fit.relative_loss,
         salient_fraction=fit.salient_fraction,
         bits_nominal=bits.nominal,
@@ -365,7 +410,7 @@ def _fit(
         eta_seconds=clock.eta,
         part=info.part,
         damping_used=fit.damping_used,
-        switched_off=ONLY_VISION if sensitivity is None else significance.switched_off,
+        switched_off=ONLY_VISION if only_vision else significance.switched_off,
     )
 
 

@@ -11,9 +11,7 @@ closed after it, so that its pages do not stay in memory.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +29,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from sab.errors import SabError
+from sab.memory import give_back
 
 ROOM = 0.6  # share of the free memory that weights may take; Hessians and activations need the rest
 
@@ -86,7 +85,7 @@ class Streamed:
             for name in wanted:
                 if not self._held[name]:
                     self._put(name, torch.empty_like(self._parameter(name), device="meta"))
-            _give_back()
+            give_back()
 
     def tensors(self, skip: Iterable[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Every parameter but those to `skip`, by name, one at a time and read as it is stored; tied ones once."""
@@ -155,27 +154,6 @@ def on_meta(config: Any, dtype: torch.dtype) -> Any:
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters of a model, which may be on the meta device; tied ones count once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; of the host, what programs can have without swapping."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: glibc keeps blocks below 32 MB, which most weights are, in a heap that
-    fragments until it holds the whole model. Elsewhere there is nothing to do."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def _refuse_to_run(embeddings: nn.Module, positional: tuple[Any, ...]) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from sab.binarizers import alternate, arb, sab_h
-from sab.binarizers.feedback import settle
-from sab.binarizers.rtn import nearest_levels
+from sab.binarizers.feedback import Levels, settle
 
 
 def alternating(weight: Tensor, order: int) -> object:
@@ -30,7 +29,7 @@ def means(weight: Tensor, order: int) -> object:
 def walked(weight: Tensor, order: int) -> object:
     step = torch.ones(len(weight))
     factor = torch.eye(weight.shape[1])
-    return settle(weight, factor, lambda column, index: nearest_levels(column, step, step, 2 * order))
+    return settle(weight, factor, Levels(step, step, 2 * order))
 
 
 def solved(weight: Tensor, order: int) -> object:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sab.binarizers import METHODS, BinaryCodes, LinearCodes
+from sab.devices import CHOICE, TRITON
 from sab.errors import SabError
-from sab.kernels import cpu, gpu
+from sab.kernels import gpu
 from sab.packed import PackedLinear
 from sab.packing import pack
 from tests.test_kernels import binary_codes, inputs, integer_codes, largest
@@ -154,10 +155,10 @@ def test_what_does_not_fit_is_one_sentence() -> None:
 
 
 def test_a_packed_linear_computes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu.CHOICE, gpu.NAME)
+    monkeypatch.setenv(CHOICE, TRITON)
     codes, bias = codes_of("sab", 21, 70, block_size=32), torch.randn(21)
     linear = PackedLinear(codes, bias, device=DEVICE)
-    assert linear.kernel == gpu.NAME
+    assert linear.kernel == TRITON
     for shape in ((70,), (1, 70), (2, 3, 70), (0, 70)):
         x = torch.randn(shape)
         want = torch.nn.functional.linear(x, codes.dense(), bias)
@@ -167,12 +168,12 @@ def test_a_packed_linear_computes_by_it(monkeypatch: pytest.MonkeyPatch) -> None
     x = torch.randn(2, 70, dtype=torch.float64, device=DEVICE)
     assert linear(x).dtype == torch.float64  # the reference's
     assert PackedLinear(codes_of("pb-llm", 21, 70, block_size=32), device=DEVICE).kernel == "reference"
-    monkeypatch.setenv(cpu.CHOICE, "reference")
+    monkeypatch.setenv(CHOICE, "reference")
     assert linear.kernel == "reference"
 
 
 def test_asked_for_where_it_cannot_run_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu.CHOICE, gpu.NAME)
+    monkeypatch.setenv(CHOICE, TRITON)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(SabError, match="needs a CUDA device"):
         _ = PackedLinear(codes_of("sab", 21, 70, block_size=32)).kernel

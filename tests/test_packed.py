@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from sab.binarizers import METHODS
+from sab.devices import CHOICE
 from sab.errors import SabError
 from sab.evaluate import greedy
 from sab.kernels import cpu
@@ -43,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("kernel", ["reference", ""])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_s_codes_multiply(method: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu.CHOICE, kernel)
+    monkeypatch.setenv(CHOICE, kernel)
     codes = codes_of(method, 21, 70, block_size=32)
     bias = torch.randn(21)
     linear = PackedLinear(codes, bias)
@@ -80,7 +81,7 @@ def test_casts_leave_codes_and_scales_alone() -> None:
 @pytest.mark.parametrize("kernel", ["reference", ""])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_state_dict_holds_what_is_stored(method: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu.CHOICE, kernel)
+    monkeypatch.setenv(CHOICE, kernel)
     tensors, metadata = pack(codes_of(method, 37, 70, block_size=32))
     bias = torch.randn(37)
     linear = PackedLinear((tensors, complete(tensors, metadata)), bias, dtype=torch.bfloat16)
@@ -137,9 +138,9 @@ def test_the_kernel_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library is not None
     assert linear.kernel == library.kernel("fast")
     assert PackedLinear(codes_of("pb-llm", 21, 70, block_size=32)).kernel == "reference"
-    monkeypatch.setenv(cpu.CHOICE, "portable")
+    monkeypatch.setenv(CHOICE, "portable")
     assert PackedLinear(codes).kernel == "c portable exact"
-    monkeypatch.setenv(cpu.CHOICE, "reference")
+    monkeypatch.setenv(CHOICE, "reference")
     assert PackedLinear(codes).kernel == "reference"
 
 
@@ -152,7 +153,7 @@ def answers(lvlm: LVLM) -> list[list[int]]:
 def test_a_swapped_model_says_what_the_dequantized_one_says(
     run: Run, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(cpu.CHOICE, kernel)
+    monkeypatch.setenv(CHOICE, kernel)
     dense, packed = tiny(), tiny()
     run.apply(dense)
     done = swap(packed, run)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sab.kernels import gpu
+from sab.devices import runs_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MISSING = not gpu.runs_on(DEVICE) and os.environ.get("SAB_REQUIRE_TRITON") != "1"
+MISSING = not runs_triton(DEVICE) and os.environ.get("SAB_REQUIRE_TRITON") != "1"
 needs_triton = pytest.mark.skipif(MISSING, reason="Triton is not installed (pip install triton)")
 ARCHITECTURES = (80, 90)
 POINTERS = {
@@ -29,8 +29,16 @@ FORMATS: dict[str, dict[str, Any]] = {
 USUAL = {"K": 128, "UNIT": 128, "WORD": 32, "SMALL": False, "MEANS": False, "INTEGER": False, "BIAS": True}
 
 
-def compile_for(architecture: int, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Any:
-    """A kernel's machine code for arguments of such types (int32 where not named) and such constants."""
+WALK = {
+    "*fp32": ("weight", "factor", "settled", "one", "two", "three", "four"),
+    "*u8": ("mask",),
+}
+
+
+def compile_for(
+    architecture: int, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, **options: Any
+) -> dict[str, Any]:
+    """What a kernel compiles to for arguments of such types (int32 where not named) and such constants."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -44,11 +52,13 @@ def compile_for(architecture: int, kernel: Any, types: dict[str, str], constants
     }
     source = ASTSource(kernel, signature, constexprs=places, attrs=aligned)
     target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+    compiled: dict[str, Any] = triton.compile(source, target=target, options={"num_warps": warps, **options}).asm
+    return compiled
 
 
 def main() -> None:
     """Compiles every kernel for every architecture, in some formats and with sizes of 1, which Triton takes apart."""
+    from sab.binarizers import walk
     from sab.kernels import gpu_linear
 
     types = {name: kind for kind, names in POINTERS.items() for name in names}
@@ -59,7 +69,13 @@ def main() -> None:
                 chosen = kernel.configs[1]  # with splits
                 for sizes in ({}, ones) if name == "sab" and architecture == ARCHITECTURES[-1] else ({},):
                     constants = USUAL | known | chosen.kwargs | sizes | {"EMULATED": False}
-                    assert compile_for(architecture, kernel.fn, types, constants, chosen.num_warps)
+                    assert compile_for(architecture, kernel.fn, types, constants, chosen.num_warps)["cubin"]
+    types = {name: kind for kind, names in WALK.items() for name in names}
+    for kind, size in ((walk.KEPT, 255), (walk.SUMS, 2)):
+        constants = {"KIND": kind, "SIZE": size, "WIDTH": 128, "ROWS": 4}
+        compiled = compile_for(ARCHITECTURES[-1], walk._settle, types, constants, 1, enable_fp_fusion=False)
+        assert compiled["cubin"]
+        assert "fma.rn.f32" not in compiled["ptx"], "multiply and subtract must round one by one, as in torch"
     print("compiled")
 
 

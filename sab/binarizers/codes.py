@@ -73,6 +73,11 @@ class BinaryCodes:
     second_column_scale: Tensor | None = None
     row_step: Tensor | None = None
 
+    def to(self, device: torch.device) -> "BinaryCodes":
+        """The same codes on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return BinaryCodes(**vars(self) | tensors)
+
     @property
     def salient_fraction(self) -> float:
         """c / m."""

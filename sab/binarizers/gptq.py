@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sab.binarizers.block import BlockContext
 from sab.binarizers.codes import IntegerCodes
-from sab.binarizers.feedback import settle
+from sab.binarizers.feedback import Levels, settle
 from sab.binarizers.rtn import grid, integer_block, nearest_levels
 
 
@@ -15,10 +15,6 @@ def fit_block(method: str, weight: Tensor, context: BlockContext, bits: int) -> 
     """Codes of a block `weight` [n, k] with feedback through `context.inverse_factor`."""
     scale, zero = grid(weight, bits)
     step = scale.float()
-
-    def stored(column: Tensor, index: int) -> Tensor:
-        return step * (nearest_levels(column, step, zero, bits) - zero)
-
-    settled = settle(weight, context.inverse_factor, stored)
+    settled = settle(weight, context.inverse_factor, Levels(step, zero, bits))
     levels = nearest_levels(settled, step[:, None], zero[:, None], bits)
     return integer_block(method, levels, scale, zero, bits, context.block_size)

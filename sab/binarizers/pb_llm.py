@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sab.binarizers.block import BlockContext
 from sab.binarizers.codes import KEPT_BITS, KeptCodes, KeptPlan
-from sab.binarizers.feedback import settle
+from sab.binarizers.feedback import Kept, Levels, settle
 from sab.binarizers.rtn import grid, nearest_levels
-from sab.binarizers.signs import as_float, positive, to_half
+from sab.binarizers.signs import positive, to_half
 
 KEPT_SHARE = 0.10
 KEEP = ("magnitude", "hessian")
@@ -44,12 +44,8 @@ def fit_block(weight: Tensor, context: BlockContext) -> KeptCodes:
     fixed = context.plan or plan(weight, context.inverse_factor)
     mean, scale = fixed.row_mean.float(), fixed.row_scale.float()
     step, zero = fixed.kept_scale.float(), fixed.kept_zero.float()
-
-    def stored(column: Tensor, index: int) -> Tensor:
-        level = step * (nearest_levels(column, step, zero, KEPT_BITS) - zero)
-        return torch.where(fixed.kept[:, index], level, mean + scale * as_float(positive(column - mean)))
-
-    settled = settle(weight, context.inverse_factor, stored)
+    rule = Kept(Levels(step, zero, KEPT_BITS), fixed.kept, mean, scale)
+    settled = settle(weight, context.inverse_factor, rule)
     levels = nearest_levels(settled, step[:, None], zero[:, None], KEPT_BITS) * fixed.kept
     return KeptCodes(
         method="pb-llm",

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sab.binarizers.block import BlockContext
 from sab.binarizers.codes import BinaryCodes
-from sab.binarizers.feedback import settle
+from sab.binarizers.feedback import Sums, nearest_sum, settle
 from sab.binarizers.signs import as_float, positive, to_half
 from sab.structure import search_published
 
@@ -262,28 +262,12 @@ def _two_means(values: Tensor) -> list[Tensor]:
     return [low, high]
 
 
-def _nearest(target: Tensor, larger: Tensor, smaller: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest sum of signed magnitudes to each `target` [...], and whether group 1 has it; magnitudes are
-    [groups, ...]. The levels lie symmetrically around 0, so the search is one among magnitudes."""
-    size = target.abs()
-    sums = larger + torch.copysign(smaller, size - larger)
-    if len(sums) == 1:
-        return torch.copysign(sums[0], target), torch.zeros_like(target, dtype=torch.bool)
-    low, high = sums
-    nearer = (size - high).abs() < (size - low).abs()
-    return torch.copysign(torch.where(nearer, high, low), target), nearer
-
-
 def _walk(weight: Tensor, factor: Tensor, levels: _Levels) -> _Picked:
     """Codes of `weight` [n, k] column by column, each error carried into the columns after it."""
     larger, smaller, leading = levels.magnitudes()
-    columns = [values.permute(2, 0, 1).contiguous() for values in (larger, smaller)]  # [k, groups, n]
-
-    def stored(column: Tensor, index: int) -> Tensor:
-        return _nearest(column, columns[0][index], columns[1][index])[0]
-
-    settled = settle(weight, factor, stored) + 0.0  # no -0, whose sign would not be that of its bit
-    dense, group = _nearest(settled, larger, smaller)
+    by_column = [values.permute(2, 0, 1).contiguous() for values in (larger, smaller)]  # [k, groups, n]
+    settled = settle(weight, factor, Sums(*by_column))
+    dense, group = nearest_sum(settled, larger, smaller)
     own, first_leads = (torch.where(group, values[-1], values[0]) for values in (larger, leading))
     outer = positive(settled)
     inner = outer == (settled.abs() >= own)

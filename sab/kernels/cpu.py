@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sab.devices import CHOICE
 from sab.errors import SabError
 from sab.kernels.tiles import INTEGER, LANES, NONE, ONE, SHARED, SPLIT, UNIT, Tiles
 
@@ -36,7 +37,6 @@ SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread")
 PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
 MODES = ("exact", "fast")
-CHOICE = "SAB_KERNEL"  # environment variable: reference, triton, or one of PATHS
 COMPILE_SECONDS = 300
 MATRIX_UNIT = 8  # bit of sab_paths
 DEEP, PANEL = 32, 2048  # of the prefill in cpu.c: columns of a step, and of a panel

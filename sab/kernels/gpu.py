@@ -10,35 +10,20 @@ where there is no GPU. It has not been run on a GPU by its authors; `python -m t
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sab.devices import runs_triton
 from sab.errors import SabError
 from sab.layout import RESIDUALS, as_half, check, complete, unpack_bits
 
-NAME = "triton"  # in SAB_KERNEL, and as PackedLinear names the kernel
 DECODE_TOKENS = 2  # up to which each token has programs of its own (by operation counts, not measured)
 LEAST_UNIT, LARGEST_UNIT = 16, 128  # columns multiplied at a time; tensor cores take no fewer than 16
 LEAST_ROWS = 16  # of a program
 TAIL = 32  # salient columns multiplied at a time
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-@functools.cache
-def installed() -> bool:
-    """Whether Triton is there; CUDA builds of torch bring it."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def runs_on(device: torch.device | str) -> bool:
-    """Whether the kernels run there: on CUDA devices with Triton, and on the CPU under its interpreter."""
-    kind = torch.device(device).type
-    return installed() and (kind == "cuda" or (kind == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"))
 
 
 def takes(metadata: dict[str, Any]) -> bool:
@@ -53,7 +38,7 @@ class Weight:
         """As `packing.pack` gives them, on one device. SabError for what does not fit together or is not taken."""
         whole = complete(tensors, metadata)
         check(tensors, whole)
-        if not takes(metadata) or not runs_on(tensors["codes"].device):
+        if not takes(metadata) or not runs_triton(tensors["codes"].device):
             raise SabError("the Triton kernel takes no such linear or device; set SAB_KERNEL=reference")
         self.rows, self.width = metadata["shape"]
         self.device = tensors["codes"].device

@@ -1,0 +1,83 @@
+"""Where the device runs out of memory the host does that part, says so, and the codes are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sab import calibrated, memory, sensitivities, sequential
+from sab.errors import SabError
+from sab.runs import Recipe
+from tests.tiny import dialogues, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")
+SAMPLES = dialogues(12)
+DEVICE = torch.device("meta")
+
+
+def out_of_memory(*_: object, **__: object) -> Any:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def failing_once(work: Callable[..., Any], when: Callable[..., Any]) -> Callable[..., Any]:
+    """`work`, but out of memory at the first call for each different value of `when(*arguments)`, not None."""
+    seen: set[Any] = set()
+
+    def tried(*positional: Any, **named: Any) -> Any:
+        key = when(*positional, **named)
+        if key is not None and key not in seen:
+            seen.add(key)
+            out_of_memory()
+        return work(*positional, **named)
+
+    return tried
+
+
+def test_the_host_takes_over_after_the_device_and_not_otherwise() -> None:
+    heard: list[str] = []
+    tried: list[torch.device] = []
+
+    def work(device: torch.device) -> str:
+        tried.append(device)
+        return out_of_memory() if device == DEVICE else "done"
+
+    assert memory.with_host("block 3", work, DEVICE, heard.append) == "done"
+    assert tried == [DEVICE, memory.HOST]
+    assert heard == ["block 3"]
+    assert memory.with_host("block 4", lambda device: device, DEVICE, heard.append) == DEVICE
+    assert heard == ["block 3"]
+    with pytest.raises(SabError, match=r"block 5: .* choose --device cpu"), pytest.warns(UserWarning, match="block 5"):
+        memory.with_host("block 5", out_of_memory, DEVICE)
+    with pytest.raises(ValueError, match="a defect"):  # no other error is taken for a lack of memory
+        memory.with_host("block 6", lambda device: int("a defect"), DEVICE)
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+def test_a_run_that_ran_out_of_memory_everywhere_has_the_same_codes(
+    refine: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(model="tiny", method="sab-h", iterations=1, max_salient=4, refine=refine)
+    list(sequential.quantize(tiny(), recipe, tmp_path / "calm", samples=SAMPLES))
+    shortages: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+        "sums": (calibrated, "_add", lambda moments, *_: None if moments else "first linear of a block"),
+        "sensitivities": (sensitivities, "input_sensitivity", lambda *_: "once"),
+        "fit": (sequential, "fit_linear", lambda *given: given[5]),  # each linear
+    }
+    if refine:
+        shortages["loss"] = sequential, "quadratic", lambda *_: "once"
+    for module, name, when in shortages.values():
+        monkeypatch.setattr(module, name, failing_once(getattr(module, name), when))
+    with pytest.warns(UserWarning, match="out of memory, so the host does this part"):
+        list(sequential.quantize(tiny(), recipe, tmp_path / "short", samples=SAMPLES))
+    for path in (tmp_path / "calm").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "short" / path.relative_to(tmp_path / "calm")).read_bytes()
+    log = [json.loads(line) for line in (tmp_path / "short" / "events.jsonl").read_text().splitlines()]
+    where = [entry["on_host"] for entry in log if entry["event"] == "out_of_memory"]
+    assert {f"{name}, its fit" for name in tiny().decoder_linears} <= set(where)
+    for kind in shortages:
+        assert any(kind in entry for entry in where), kind
