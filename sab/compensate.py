@@ -6,6 +6,12 @@
 
 With exact compensation tr(D H D^T) of the damped H is the sum of |E U_bb^-1|² over the blocks. Cost beside
 the fits: one product of n * k * (m - b k) per block.
+
+Linears that share an input (q, k and v; gate and up) share U, the costly part: `factor_hessian` once, `fit_linear` for
+each. Their rows are not stacked into one fit. Salient columns, break-points, column scales and the loss that judges a
+round belong to one linear, and the numbers of salient columns differ, so a stacked fit would have to carry every
+column at order 2 under masks, for each linear's codes alone; and the methods whose rows are independent walk a block
+in one launch anyway (binarizers/walk.py).
 """
 
 import math
@@ -90,18 +96,41 @@ class LinearFit:
     block_losses: list[float]
 
 
+@dataclass(frozen=True)
+class FactoredHessian:
+    """A compensation Hessian with the factor that every linear of its input needs.
+
+    `hessian` [m, m] float32, up to a power of 4; `factor` U [m, m] with H⁻¹ = UᵀU of the damped H; `dead` bool [m];
+    `damping_used`: the strength that made H positive definite.
+    """
+
+    hessian: Tensor
+    factor: Tensor
+    dead: Tensor
+    damping_used: float
+
+
+@torch.no_grad()
+def factor_hessian(hessian: Tensor, damping: float = 0.01) -> FactoredHessian:
+    """Dampens and factors H [m, m]; cost 2 m³ / 3. SabError for what `hessian.dampen` and `inverse_factor` refuse."""
+    moderate = _moderate(hessian.detach().float())
+    damped = dampen(moderate, damping)
+    return FactoredHessian(moderate, inverse_factor(damped), damped.dead, damped.strength_used)
+
+
 @torch.no_grad()
 def fit_linear(
     weight: Tensor,
-    hessian: Tensor,
+    hessian: Tensor | FactoredHessian,
     method: str,
     settings: FitSettings | None = None,
     significance: SignificanceMap | None = None,
     name: str = "",
     held_out: Tensor | None = None,
 ) -> LinearFit:
-    """Fits `weight` [n, m] by `method` with the compensation Hessian `hessian` [m, m]; `held_out` [m, m]: the
-    same of other samples, for methods that judge their rounds by it.
+    """Fits `weight` [n, m] by `method` with the compensation Hessian `hessian` [m, m], factored before or not (then by
+    the damping of the settings); `held_out` [m, m]: the same of other samples, for methods that judge their rounds by
+    it.
 
     SabError, naming `name`, for NaN or infinity in the weight, in H or in anything computed from them, wrong
     shapes, weights beyond float16, an unknown method, a linear without calibration tokens, or a method that
@@ -110,16 +139,17 @@ def fit_linear(
     started = time.perf_counter()
     settings = (settings or FitSettings()).validate()
     label = name or "this linear"
-    weighting = _check(weight, hessian, method, significance, label)
+    given = hessian.hessian if isinstance(hessian, FactoredHessian) else hessian
+    weighting = _check(weight, given, method, significance, label)
     original = weight.detach().float()
-    try:
-        hessian = _moderate(hessian.detach().to(original.device, torch.float32))
-        damped = dampen(hessian, settings.damping)
-        factor = inverse_factor(damped)
-    except SabError as refusal:
-        raise SabError(f"{label}: {refusal}") from refusal
+    if not isinstance(hessian, FactoredHessian):
+        try:
+            hessian = factor_hessian(hessian.to(original.device), settings.damping)
+        except SabError as refusal:
+            raise SabError(f"{label}: {refusal}") from refusal
+    factored, factor, hessian = hessian, hessian.factor, hessian.hessian
     remaining = original.clone()
-    remaining[:, damped.dead] = 0.0
+    remaining[:, factored.dead] = 0.0
     chosen = METHODS[method]
     plan = None
     if chosen.plan is not None:
@@ -178,7 +208,7 @@ def fit_linear(
         weight=dense,
         relative_loss=quadratic(original - dense, hessian) / energy if energy > 0 else 0.0,
         salient_fraction=fitted.salient_fraction,
-        damping_used=damped.strength_used,
+        damping_used=factored.damping_used,
         seconds=time.perf_counter() - started,
         block_losses=[float(loss) / energy if energy > 0 else 0.0 for loss in losses],
     )

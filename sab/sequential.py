@@ -38,7 +38,7 @@ from sab.binarizers import METHODS, BinaryCodes
 from sab.calibrated import Calibrated, Maps, Moments, Progress, groups_of, through_block, through_tower
 from sab.calibration import Sample
 from sab.capture import Batch, picture_batches
-from sab.compensate import FitSettings, LinearFit, fit_linear, quadratic
+from sab.compensate import FactoredHessian, FitSettings, LinearFit, factor_hessian, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import combine
 from sab.memory import Fallback, warn_of_host, with_host
@@ -180,6 +180,7 @@ class _Work:
     tell: Progress
     fallback: Fallback
     said: set[str] = field(default_factory=set)
+    factored: tuple[Moments, torch.device, FactoredHessian] | None = None  # of the last fit
 
     def block(
         self,
@@ -211,6 +212,7 @@ class _Work:
                 runs.store_linear(self.run, report, fit.codes)
             dense[name] = fit.weight.to(self.lvlm.linears[name].weight.dtype)
             yield report
+        self.factored = None
         if fits and len(fits) == len(waiting) and refine is not None:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
             codes = {
@@ -238,11 +240,22 @@ class _Work:
         found = self.found.get(name)
 
         def fit(device: torch.device) -> tuple[LinearFit, SignificanceMap]:
-            return _fit(self.lvlm, self.recipe, name, moments, found, device)
+            return _fit(self.lvlm, self.recipe, name, moments, found, self._factored(name, moments, device))
 
         fitted, significance = with_host(f"{name}, its fit", fit, self.lvlm.device, self.fallback)
         self.clock.count(name)
         return fitted, _report(self.lvlm, name, moments, fitted, significance, found is None, self.clock)
+
+    def _factored(self, name: str, moments: Moments, device: torch.device) -> FactoredHessian:
+        """The compensation Hessian of a linear, factored once where several share their moments: q, k and v."""
+        if self.factored is None or self.factored[0] is not moments or self.factored[1] != device:
+            self.factored = None  # before there is another
+            hessian = _compensation_hessian(self.recipe, moments, self.found.get(name), device)
+            try:
+                self.factored = moments, device, factor_hessian(hessian, self.recipe.damping)
+            except SabError as refusal:
+                raise SabError(f"{name}: {refusal}") from refusal
+        return self.factored[2]
 
     def _loss(self, name: str, moments: Moments, dense: Tensor, device: torch.device) -> float | None:
         """tr(ΔHΔᵀ)/tr(WHWᵀ) of other weights [n, m]; None where the linear's inputs are all zero."""
@@ -349,12 +362,12 @@ def _fit(
     name: str,
     moments: Moments,
     sensitivity: tuple[Tensor, Tensor] | None,
-    device: torch.device,
+    hessian: FactoredHessian,
 ) -> tuple[LinearFit, SignificanceMap]:
-    """Fit one linear on a device. Without a sensitivity, in front of the decoder, there is vision alone: no map, and
-    no language to mix in whatever the recipe's beta."""
+    """Fit one linear on the device of its Hessian. Without a sensitivity, in front of the decoder, there is vision
+    alone, hence no map."""
+    device = hessian.factor.device
     weight = lvlm.linears[name].weight.detach().to(device).float()
-    hessian = _compensation_hessian(recipe, moments, sensitivity, device)
     inputs = torch.ones(weight.shape[1], device=device)
     try:
         significance = significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sab.binarizers import METHODS, BlockContext, IntegerCodes, KeptCodes, LinearCodes
 from sab.binarizers.pb_llm import KEEP, KEPT_SHARE
-from sab.compensate import FitSettings, fit_linear, quadratic
+from sab.compensate import FitSettings, factor_hessian, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, dampen, input_sensitivity, inverse_factor
 from sab.packing import pack
@@ -149,6 +149,23 @@ def test_gptq_over_blocks_is_gptq_over_columns(bits: int) -> None:
     scale, zero = found.codes.scale[0].double().numpy(), found.codes.zero[0].numpy().astype(np.int64)
     wanted = oracles.gptq_levels(weight.double().numpy(), factor, scale, zero, bits)
     assert (found.codes.levels.numpy() == wanted).mean() > 0.97
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_hessian_factored_before_gives_the_same_fit(method: str) -> None:
+    weight, hessian, found = case(5, 20)
+    hessian = hessian * 2.0**60  # which is moderated
+    strong = dataclasses.replace(SMALL, damping=0.5)
+    one = fit_linear(weight, hessian, method, strong, found)
+    two = fit_linear(weight, factor_hessian(hessian, 0.5), method, strong, found)
+    assert torch.equal(one.weight, two.weight)
+    assert (one.relative_loss, one.block_losses, one.damping_used) == (
+        two.relative_loss,
+        two.block_losses,
+        two.damping_used,
+    )
+    with pytest.raises(SabError, match="Hessian is"):
+        fit_linear(weight[:, 1:], factor_hessian(hessian), "xnor", SMALL)
 
 
 @settings(deadline=None, max_examples=25)

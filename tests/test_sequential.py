@@ -163,6 +163,24 @@ def test_a_fisher_run_keeps_both_kinds(tmp_path: Path) -> None:
         assert plain[0].shape == report.shape[1:]
 
 
+@pytest.mark.parametrize("method", ["xnor", "sab-h"])
+def test_linears_of_one_input_share_a_factor(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """q, k and v, then o, gate and up, down: four factorings a block, so none is missing and none is done twice."""
+    factored: list[tuple[int, ...]] = []
+    inner = sequential.factor_hessian
+
+    def factor_hessian(hessian: torch.Tensor, damping: float) -> Any:
+        factored.append(tuple(hessian.shape))
+        return inner(hessian, damping)
+
+    monkeypatch.setattr(sequential, "factor_hessian", factor_hessian)
+    lvlm = tiny()
+    recipe = replace(QUICK, method=method, iterations=1, refine=0 if method == "sab-h" else None)
+    reports = list(sequential.quantize(lvlm, recipe, samples=SAMPLES))
+    assert len(reports) == 7 * len(lvlm.blocks)
+    assert len(factored) == 4 * len(lvlm.blocks)
+
+
 def test_q_k_and_v_share_their_input_sensitivity() -> None:
     maps = sensitivities.maps(tiny(), SAMPLES)
     block = "model.language_model.layers.0."
@@ -185,7 +203,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LVLM, dict[st
     fit = sequential.fit_linear
 
     def spy(*arguments: Any, **named: Any) -> Any:
-        given[arguments[5]] = arguments[1]
+        given[arguments[5]] = arguments[1].hessian
         return fit(*arguments, **named)
 
     lvlm = tiny()
