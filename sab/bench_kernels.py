@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sab.binarizers.codes import BinaryCodes
 from sab.errors import SabError
+from sab.kernels import cpu
 from sab.packed import PackedLinear
 
 SHAPES = ((2048, 2048), (4096, 4096), (11008, 4096), (18944, 3584))
@@ -63,7 +64,7 @@ def kernels(
         "clock": clock,
         "bandwidth_gb_s": bandwidth,
         "cases": cases,
-        "decoder": _decoder(blocks, now),
+        "decoder": decoder(blocks, now),
     }
 
 
@@ -212,7 +213,9 @@ class _Block(nn.Module):
         return x + self.down(nn.functional.silu(self.gate(seen)) * self.up(seen))
 
 
-def _decoder(blocks: int, now: Callable[[], float]) -> dict[str, Any]:
+def decoder(
+    blocks: int, now: Callable[[], float], modes: tuple[str, ...] = cpu.MODES, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Tokens a second of a random decoder with a key-value cache, bfloat16 against packed, and the bytes of both.
 
     Packed linears of one shape share their random codes' values, not their memory.
@@ -222,23 +225,24 @@ def _decoder(blocks: int, now: Callable[[], float]) -> dict[str, Any]:
         return nn.Linear(width, rows, bias=False)
 
     def packed(rows: int, width: int) -> nn.Module:
-        return PackedLinear(random_codes(rows, width), dtype=torch.bfloat16)
+        return PackedLinear(random_codes(rows, width), device=device, dtype=torch.bfloat16)
 
     found: dict[str, Any] = {"blocks": blocks, "new_tokens": NEW_TOKENS}
     for name, make in (("bf16", dense), ("packed", packed)):
-        stack = nn.ModuleList(_Block(make) for _ in range(blocks)).to(torch.bfloat16)
+        stack = nn.ModuleList(_Block(make) for _ in range(blocks)).to(device, torch.bfloat16)
         linears = [part for part in stack.modules() if isinstance(part, nn.Linear | PackedLinear)]
         found[f"{name}_bytes"] = sum(
             values.nbytes for part in linears for values in (*part.parameters(), *part.buffers())
         )
-        for mode in ("exact", "fast") if name == "packed" else ("",):
+        for mode in modes if name == "packed" else ("",):
             for part in linears:
                 if isinstance(part, PackedLinear):
                     part.set_mode(mode)
             speeds = []
             for _ in range(2):
                 caches: list[list[tuple[Tensor, Tensor]]] = [[] for _ in stack]
-                x = torch.randn(1, DECODER.hidden, generator=torch.Generator().manual_seed(0)).bfloat16()
+                x = torch.randn(1, DECODER.hidden, generator=torch.Generator().manual_seed(0))
+                x = x.to(device, torch.bfloat16)
                 started = now()
                 for _ in range(NEW_TOKENS):
                     for block, cache in zip(stack, caches, strict=True):
@@ -246,6 +250,6 @@ def _decoder(blocks: int, now: Callable[[], float]) -> dict[str, Any]:
                 speeds.append(NEW_TOKENS / (now() - started))
             found[f"{name}_{mode}_tokens_s" if mode else f"{name}_tokens_s"] = max(speeds)
         del stack, linears
-    for mode in ("exact", "fast"):
+    for mode in modes:
         found[f"ratio_{mode}"] = found[f"packed_{mode}_tokens_s"] / found["bf16_tokens_s"]
     return found

@@ -38,6 +38,11 @@ def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
     kernels.add_argument("--seconds", type=float, default=0.5, help="for each contender of a case")
     kernels.add_argument("--clock", default="wall", help="wall, or cpu for one thread on a machine that is shared")
 
+    device = benches.add_parser("gpu", help="what only a GPU can show: kernels against their oracles, times, profiles")
+    device.set_defaults(run=_gpu)
+    device.add_argument("--toy", action="store_true", help="tiny sizes, without a GPU in Triton's interpreter")
+    device.add_argument("--seconds", type=float, default=0.5, help="for each time that is taken")
+
 
 def _pipeline(options: argparse.Namespace) -> dict[str, Any]:
     from sab import bench
@@ -119,4 +124,33 @@ def _kernels(options: argparse.Namespace) -> dict[str, Any]:
         f"decoder of {made['blocks']} blocks: {made['ratio_exact']:.2f} (exact) and {made['ratio_fast']:.2f} (fast) "
         f"times the tokens a second of bf16, {made['bf16_bytes'] / made['packed_bytes']:.1f} times smaller"
     )
+    return found
+
+
+def _gpu(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench_gpu
+
+    progress = Progress()
+    found = bench_gpu.bench(options.toy, options.seconds, progress=progress)
+    progress.end()
+    worst = max(found["agreement"], key=lambda case: case["relative_error"])
+    progress.say(
+        f"{len(found['agreement'])} products agree with the reference on {found['device']}; the worst is off by "
+        f"{worst['relative_error']:.2g} ({worst['format']}, {worst['dtype']})"
+    )
+    for walk in found["walk"]:
+        times = ", ".join(f"{name} {value:.2f} ms" for name, value in walk["milliseconds"].items())
+        progress.say(f"walk {walk['rule']}: {walk['differ']} values differ; {times}")
+    for case in found["cases"]:
+        progress.say(
+            f"{case['shape'][0]:5d} x {case['shape'][1]:<5d} batch {case['batch']:<3d} "
+            f"{case['ratio_vs_bf16']:5.2f} times bf16, {case['gb_s']:.0f} GB/s"
+        )
+    for fit in found["fits"]:
+        asked = sum(fit["asked"].values())
+        progress.say(
+            f"{fit['method']:8s} {fit['shape'][0]} x {fit['shape'][1]}: {fit['seconds']:.2f} s; "
+            f"{fit['profiled_blocks']} blocks ask the host {asked} times, {fit['device_to_host_copies']} copies, "
+            f"{fit['launches']} launches"
+        )
     return found

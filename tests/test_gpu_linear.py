@@ -18,11 +18,15 @@ from sab.binarizers import METHODS, BinaryCodes, LinearCodes
 from sab.devices import CHOICE, TRITON
 from sab.errors import SabError
 from sab.kernels import gpu
-from sab.packed import PackedLinear
+from sab.models import load
+from sab.packed import PackedLinear, swap
 from sab.packing import pack
+from sab.runs import Recipe, Run
+from sab.sequential import quantize
 from tests.test_kernels import binary_codes, inputs, integer_codes, largest
 from tests.test_packing import codes_of
-from tests.triton_device import DEVICE, needs_triton
+from tests.tiny import dialogues, tiny_folder
+from tests.triton_device import DEVICE, needs_gpu, needs_triton
 
 ROOT = Path(__file__).parents[1]
 TAKEN = [method for method in METHODS if method != "pb-llm"]
@@ -177,6 +181,48 @@ def test_asked_for_where_it_cannot_run_is_one_sentence(monkeypatch: pytest.Monke
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(SabError, match="needs a CUDA device"):
         _ = PackedLinear(codes_of("sab", 21, 70, block_size=32)).kernel
+
+
+@needs_gpu
+@pytest.mark.parametrize("tokens", [1, 5, 100])
+def test_a_call_can_be_captured_in_a_cuda_graph(tokens: int) -> None:
+    codes = codes_of("sab", 200, 640, block_size=128)
+    linear = PackedLinear(codes, torch.randn(200), device="cuda")
+    x = torch.zeros(tokens, 640, device="cuda")
+    linear(x)  # the configuration is chosen
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = linear(x)
+    for seed in range(3):
+        x.copy_(inputs(tokens, 640, seed))
+        graph.replay()
+        assert torch.equal(y, linear(x))
+
+
+@needs_gpu
+def test_a_linear_that_moves_takes_the_kernel_of_where_it_is() -> None:
+    codes = codes_of("sab", 40, 256, block_size=128)
+    linear = PackedLinear(codes)
+    x = inputs(2, 256, 0)
+    here = linear(x)
+    there = linear.to("cuda")
+    assert there.kernel == TRITON
+    assert torch.allclose(there(x.cuda()).cpu(), here, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(there.cpu()(x), here)
+
+
+@needs_gpu
+def test_a_model_on_the_gpu_says_what_its_dequantized_weights_say(tmp_path: Path) -> None:
+    from tests.test_packed import answers
+
+    original, dense, packed = (load(str(tiny_folder()), "cuda", "float32") for _ in range(3))
+    for _ in quantize(original, Recipe(method="sab", iterations=1), tmp_path / "run", samples=dialogues(2)):
+        pass
+    run = Run.open(tmp_path / "run")
+    run.apply(dense)
+    assert set(swap(packed, run).kernels) == {TRITON}
+    assert answers(packed) == answers(dense)
 
 
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:

@@ -27,12 +27,16 @@ FORMATS: dict[str, dict[str, Any]] = {
     "gptq3": {"PLANES": 3, "RESIDUALS": 0, "COLUMNS": 0, "TAIL": 0, "INTEGER": True, "mean": None, "step": None},
 }
 USUAL = {"K": 128, "UNIT": 128, "WORD": 32, "SMALL": False, "MEANS": False, "INTEGER": False, "BIAS": True}
-
-
 WALK = {
     "*fp32": ("weight", "factor", "settled", "one", "two", "three", "four"),
     "*u8": ("mask",),
 }
+
+
+def needs_gpu(test: Any) -> Any:
+    """Marks a test as one for a CUDA device, skipped without one."""
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+    return pytest.mark.gpu(missing(test))
 
 
 def compile_for(

@@ -81,7 +81,12 @@ def settle(weight: Tensor, inverse_factor: Tensor, stored: Rule) -> Tensor:
     `stored` says what is kept of a column. Encoding the result with the same rule gives the codes.
     """
     if weight.shape[1] <= WIDEST and takes_triton(weight.device):
-        return _settle_in_one_launch(weight, inverse_factor, stored)
+        return settle_in_one_launch(weight, inverse_factor, stored)
+    return settle_by_columns(weight, inverse_factor, stored)
+
+
+def settle_by_columns(weight: Tensor, inverse_factor: Tensor, stored: Rule) -> Tensor:
+    """`settle` in torch, on any device."""
     # [k, n], so that the walk touches contiguous memory; a copy also where one row already is contiguous. Of the two
     # zeros only +0 is left, whose sign is that of its bit.
     columns = weight.T.clone(memory_format=torch.contiguous_format).add_(0.0)
@@ -91,7 +96,8 @@ def settle(weight: Tensor, inverse_factor: Tensor, stored: Rule) -> Tensor:
     return columns.T.contiguous()
 
 
-def _settle_in_one_launch(weight: Tensor, inverse_factor: Tensor, stored: Rule) -> Tensor:
+def settle_in_one_launch(weight: Tensor, inverse_factor: Tensor, stored: Rule) -> Tensor:
+    """`settle` as one Triton kernel, at most WIDEST columns."""
     from sab.binarizers import walk  # here, so that nothing needs Triton before it is used
 
     if isinstance(stored, Sums):
