@@ -38,6 +38,11 @@ def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
     kernels.add_argument("--seconds", type=float, default=0.5, help="for each contender of a case")
     kernels.add_argument("--clock", default="wall", help="wall, or cpu for one thread on a machine that is shared")
 
+    bits = benches.add_parser("answers", help="runs that answer from their bits, beside their dequantized weights")
+    bits.set_defaults(run=_answers)
+    bits.add_argument("directories", type=Path, nargs="*", help="runs (default: the shipped ones of sab, sab-h, xnor)")
+    bits.add_argument("--limit", type=int, default=50, help="questions to ask")
+
     device = benches.add_parser("gpu", help="what only a GPU can show: kernels against their oracles, times, profiles")
     device.set_defaults(run=_gpu)
     device.add_argument("--toy", action="store_true", help="tiny sizes, without a GPU in Triton's interpreter")
@@ -73,6 +78,28 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
         )
     progress.say(f"both at once on {found['cores']} cores; load {found['load'][0]:.1f} to {found['load'][1]:.1f}")
     return found | {"run": run.id}
+
+
+def _answers(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import bench_answers, models
+    from sab.demo.suite import questions
+    from sab.runs import ASSET_RUNS, Run
+
+    runs = [Run.open(path) for path in options.directories or [ASSET_RUNS / name for name in ("sab", "sab-h", "xnor")]]
+    if len({run.recipe.model for run in runs}) != 1:
+        raise SabError("The runs are of different models; name those of one.")
+    progress = Progress()
+    full = models.load(runs[0].recipe.model)
+    found = bench_answers.answers(full, runs, questions("final", max(1, options.limit)), progress)
+    progress.end()
+    for run in found["runs"]:
+        speeds = ", ".join(f"{side} {value:.0f}" for side, value in run["tokens_per_second"].items())
+        same = ", ".join(f"{mode} {100 * share:.0f} %" for mode, share in run["same_answers"].items())
+        progress.say(
+            f"{run['run']}: same answers {same}; tokens/s {speeds}; "
+            f"{run['dense_bytes'] / run['packed_bytes']:.1f} times smaller ({next(iter(run['kernels']['exact']))})"
+        )
+    return found
 
 
 def _page_bench() -> Any:
