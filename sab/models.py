@@ -1,15 +1,11 @@
 """Load a vision-language model with its processor, name its linears, and turn messages into model inputs.
 
-The only file that knows model families. What it knows about them is little, because transformers tells the
+With processors.py the only file that knows model families. What it knows is little, because transformers tells the
 rest: `AutoModelForImageTextToText` picks the class, `get_decoder()` and `get_encoder(modality="image")` find
 the two halves, `config.image_token_id` marks visual tokens, and `prepare_inputs_for_generation` (the method
 `generate` itself uses) builds positions and masks. Positions are always passed explicitly: several families
 otherwise keep them from the *previous* call (`rope_deltas`), which is wrong as soon as a text-only prompt
 follows a picture or two visitors share a model.
-
-Processors: stock ones of the Qwen, InternVL and SmolVLM families contain a video part that needs torchvision.
-Where it is missing, the same stock class is built from its tokenizer and picture part alone. The PIL picture
-processor is used in both cases, so that inputs do not depend on whether torchvision is installed.
 """
 
 from __future__ import annotations
@@ -30,18 +26,17 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProcessor
-from transformers.utils.import_utils import is_torchvision_available
 
 from sab.errors import SabError
 from sab.memory import HOST, free_memory
 from sab.parts import PARTS
+from sab.processors import load_processor, read_from
 from sab.streaming import ROOM, Streamed, on_meta, open_streamed, weight_bytes
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LAYOUT = ("rows", "cols", "num_patches")  # what processors say of a picture's tiles: for the text, not for the model
 PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
 FINGERPRINT_SAMPLES = 1024
 PACKED = "sab"  # the quantization method of our own checkpoints (hf.METHOD)
@@ -235,20 +230,23 @@ class LVLM:
         turns = checked_messages(messages)
         if not self._chat_template:
             raise SabError(f"{self.source} has no chat template; choose an instruction-tuned checkpoint.")
+        options = {
+            "chat_template": self._chat_template,
+            "add_generation_prompt": turns[-1]["role"] == "user",
+            "tokenize": True,
+            "return_dict": True,
+            "return_tensors": "pt",
+            "sanitize_control_tokens": True,
+        }
         try:
-            encoded = self.processor.apply_chat_template(
-                _conversation(turns, picture),
-                chat_template=self._chat_template,
-                add_generation_prompt=turns[-1]["role"] == "user",
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                sanitize_control_tokens=True,
-            )
+            encoded = self.processor.apply_chat_template(_conversation(turns, picture), **options)
         except ValueError as error:
-            if picture is None:
-                raise
-            raise SabError(f"The model cannot take this picture ({error}); use another one.") from error
+            named = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+            if any(named in turn["content"] for turn in turns):
+                raise SabError(f"{named} stands for a picture in this model; write the text without it.") from error
+            if picture is not None:
+                raise SabError(f"The model cannot take this picture ({error}); use another one.") from error
+            encoded = self.tokenizer.apply_chat_template(_conversation(turns, None), **options)  # PaliGemma wants one
         return self.place(dict(encoded))
 
     def place(self, inputs: Inputs) -> Inputs:
@@ -256,24 +254,35 @@ class LVLM:
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
             for key, value in inputs.items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) and key not in LAYOUT
         }
 
     def answer_mask(self, messages: Sequence[Message], picture: Image.Image | None, inputs: Inputs) -> Tensor:
         """Which positions of `inputs` (`prepare(messages, picture)`, [1, S]) hold assistant turns: bool [S].
 
         Counted on the template before picture tokens are expanded: pictures stand in front of every answer,
-        so the expansion shifts all answers by the same number of positions.
+        so the expansion shifts all answers by the same number of positions. Some processors put a line feed behind
+        the whole, which is told from the tokens. Raises SabError where the answers are not found.
         """
         turns = checked_messages(messages)
-        length = inputs["input_ids"].shape[1]
-        shift = length - self._template_length(turns, picture)
-        mask = torch.zeros(length, dtype=torch.bool)
-        for position, turn in enumerate(turns):
-            if turn["role"] == "assistant":
-                start = self._template_length(turns[:position], picture, header=True) + shift
-                mask[start : self._template_length(turns[: position + 1], picture) + shift] = True
-        return mask
+        ids = inputs["input_ids"][0].tolist()
+        plain = self._template_ids(turns, picture)
+        spans = [
+            slice(
+                len(self._template_ids(turns[:position], picture, header=True)),
+                len(self._template_ids(turns[: position + 1], picture)),
+            )
+            for position, turn in enumerate(turns)
+            if turn["role"] == "assistant"
+        ]
+        mask = torch.zeros(len(ids), dtype=torch.bool)
+        for shift in (len(ids) - len(plain) - behind for behind in (0, 1)):
+            there = [slice(span.start + shift, span.stop + shift) for span in spans]
+            if all(ids[one] == plain[other] for one, other in zip(there, spans, strict=True)):
+                for span in there:
+                    mask[span] = True
+                return mask
+        raise SabError(f"The chat template of {self.source} does not write answers as they are; choose another model.")
 
     def extend(self, inputs: Inputs, tokens: Sequence[int]) -> Inputs:
         """Inputs [1, S] with the ids of a (teacher-forced) answer appended: [1, S + len(tokens)].
@@ -357,9 +366,10 @@ class LVLM:
     def _chat_template(self) -> Any:
         return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
 
-    def _template_length(self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False) -> int:
+    def _template_ids(self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False) -> list[int]:
+        """Ids of a conversation with one placeholder for its picture."""
         if not turns:
-            return 0
+            return []
         encoded = self.tokenizer.apply_chat_template(
             _conversation(turns, picture, embed=False),
             chat_template=self._chat_template,
@@ -368,7 +378,7 @@ class LVLM:
             return_dict=True,
             sanitize_control_tokens=True,
         )
-        return len(encoded["input_ids"])
+        return list(encoded["input_ids"])
 
 
 def length_buckets(rows: Sequence[Inputs], batch_size: int, max_tokens: int = 8192) -> list[list[int]]:
@@ -435,8 +445,8 @@ def load(
         raise SabError(
             f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
         )
-    _check_depth(_read(source, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)[0], source)
-    config = _read(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
+    _check_depth(read_from(source, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)[0], source)
+    config = read_from(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise SabError(
             f"{source} is a {config.model_type} model, not one that reads pictures and text; "
@@ -449,7 +459,7 @@ def load(
         )
     _check_family(config, source)
     chosen_dtype = _dtype(config.dtype if dtype == "auto" else dtype, chosen_device)
-    processor = _processor(source, config, revision)
+    processor = load_processor(source, config, revision)
     if getattr(config, "quantization_config", None):
         streamed = False  # it is small, and its linears are computed on as they are stored
     if streamed is None:
@@ -457,7 +467,7 @@ def load(
     if streamed:
         model, weights = open_streamed(config, source, revision, chosen_dtype, chosen_device)
         return wrap(model, processor, source, weights)
-    model, loading = _read(
+    model, loading = read_from(
         source,
         transformers.AutoModelForImageTextToText.from_pretrained,
         source,
@@ -608,33 +618,3 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     if chosen not in (torch.float32, torch.bfloat16, torch.float16):
         raise SabError(f"The dtype {dtype} is not supported; choose float32, bfloat16, float16 or auto.")
     return cast(torch.dtype, chosen)
-
-
-def _read(source: str, reader: Any, *arguments: Any, **options: Any) -> Any:
-    """Call a transformers loader; whatever a bad checkpoint makes it raise becomes one sentence."""
-    try:
-        return reader(*arguments, **options)
-    except SabError:
-        raise
-    except Exception as error:  # loaders raise a dozen kinds (OSError, JSON, safetensors, KeyError ...)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SabError(f"The model {source} could not be loaded ({reason}); check the name or the folder.") from error
-
-
-def _processor(source: str, config: Any, revision: str | None) -> Any:
-    """The stock processor, with its PIL picture part; without its video part where torchvision is missing."""
-    if is_torchvision_available() or type(config) not in PROCESSOR_MAPPING:
-        processor = _read(source, AutoProcessor.from_pretrained, source, revision=revision)
-    else:
-        image_only: Any = image_only_class(cast(Any, PROCESSOR_MAPPING[type(config)]))
-        processor = _read(source, image_only.from_pretrained, source, revision=revision or "main")
-    processor.image_processor = _read(
-        source, AutoImageProcessor.from_pretrained, source, revision=revision, backend="pil"
-    )
-    return processor
-
-
-def image_only_class(stock: Any) -> Any:
-    """The stock processor class, told that it has no video part (which cannot exist without torchvision)."""
-    names = [name for name in stock.get_attributes() if name != "video_processor"]
-    return type(stock.__name__, (stock,), {"get_attributes": classmethod(lambda cls: list(names))})

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from sab import models
+from sab import models, processors
 from sab.errors import SabError
 from tests.tiny import dialogues, picture, tiny, tiny_folder
 
@@ -126,9 +126,9 @@ def test_the_stock_processor_gets_the_same_picture_part(monkeypatch) -> None:
     class Stock:
         image_processor = "torchvision's"
 
-    monkeypatch.setattr(models, "is_torchvision_available", lambda: True)
-    monkeypatch.setattr(models.AutoProcessor, "from_pretrained", lambda *_, **__: Stock())
-    stock = models._processor(str(tiny_folder()), tiny().model.config, None)
+    monkeypatch.setattr(processors, "is_torchvision_available", lambda: True)
+    monkeypatch.setattr(processors.AutoProcessor, "from_pretrained", lambda *_, **__: Stock())
+    stock = processors.load_processor(str(tiny_folder()), tiny().model.config, None)
     assert isinstance(stock.image_processor, Qwen2VLImageProcessorPil)
     assert stock.image_processor.to_dict() == composed.image_processor.to_dict()
 

@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from sab import models as sab_models
 from sab.calibration import Sample
+from sab.processors import image_only_class
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VISION = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -38,7 +39,7 @@ def _processor() -> Any:
     )
     fast.add_special_tokens({"additional_special_tokens": SPECIAL[1:2] + VISION})
     pictures = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 56 * 56})
-    return sab_models.image_only_class(Qwen2_5_VLProcessor)(pictures, fast, chat_template=TEMPLATE)
+    return image_only_class(Qwen2_5_VLProcessor)(pictures, fast, chat_template=TEMPLATE)
 
 
 @cache
