@@ -19,6 +19,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from sab import distributed
 from sab.calibration import Sample
 from sab.capture import Batch, capture, moved, reach_decoder, replay_block, rows_of, watching
 from sab.errors import SabError
@@ -128,9 +129,9 @@ def groups_of(batches: Sequence[Batch], judged: bool) -> Groups:
     if not judged:
         return by_modality(batches)
     groups = []
-    for position, batch in enumerate(batches):
+    for batch in batches:
         here, none = (batch.language, batch.vision), (torch.zeros_like(batch.language),) * 2
-        groups.append(none + here if is_held_out(position) else here + none)
+        groups.append(none + here if is_held_out(batch.position) else here + none)
     return groups
 
 
@@ -159,6 +160,7 @@ def through_block(
 
     with lvlm.holding_block(index), torch.no_grad():
         moments, behind = with_host(f"block {index}, sums of the Hessians", run, lvlm.device, fallback)
+    _pool(moments)
     if check:
         _check(moments, names)
     return _resting(moments, lvlm.rests_on), behind
@@ -184,8 +186,16 @@ def through_tower(
 
     with lvlm.holding_front():
         moments = with_host(f"{names[0]} and others, sums of the Hessians", run, lvlm.device, fallback)
+    _pool(moments)
     _check(moments, names)
     return _resting(moments, lvlm.rests_on)
+
+
+def _pool(moments: Mapping[str, Moments]) -> None:
+    """Add up the sums of all processes."""
+    for shared in {id(shared): shared for shared in moments.values()}.values():
+        for group in shared:
+            group.pool(distributed.total)
 
 
 def _resting(moments: dict[str, Moments], device: torch.device) -> dict[str, Moments]:

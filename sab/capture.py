@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sab import distributed
 from sab.calibration import Sample
 from sab.errors import SabError
 from sab.models import LVLM, Inputs, length_buckets
@@ -37,7 +38,7 @@ class Batch:
     `arguments` are the decoder's keyword arguments, `hidden` what the block before returned ([B, S, D], or a
     tuple that starts with it; None before the first block). `language` and `vision` are bool [B, S]: the
     positions that feed each modality; padding is in neither. `targets` [B, S] holds the next token where it
-    belongs to an answer, else −100.
+    belongs to an answer, else −100. `position`: which of all batches this is; a process may have a few of them only.
     """
 
     arguments: dict[str, Any]
@@ -45,6 +46,7 @@ class Batch:
     language: Tensor
     vision: Tensor
     targets: Tensor
+    position: int = 0
 
     def on(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -79,7 +81,8 @@ def capture(
     batch_size: int = 16,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Batch]:
-    """Run the samples up to the decoder. Raises SabError for no samples or an unknown split.
+    """Run the samples up to the decoder; of several processes each its share. Raises SabError for no samples or an
+    unknown split.
 
     split "token": attended picture positions are vision, all other attended positions language. "corpus":
     all attended positions of samples with a picture are vision, those of text-only samples language.
@@ -99,10 +102,12 @@ def capture(
         row["with_picture"] = torch.full_like(row["input_ids"], int(sample.picture is not None))
         rows.append(row)
     batches: list[Batch] = []
+    buckets = length_buckets(rows, batch_size)
     with lvlm.holding_front():
-        for bucket in length_buckets(rows, batch_size):
-            tell("calibration samples", 0.5 + sum(batch.language.shape[0] for batch in batches) / len(rows) / 2)
-            batches.append(_capture_batch(lvlm, [rows[index] for index in bucket], split).on(lvlm.rests_on))
+        for position in distributed.share(len(buckets), "calibration batches"):
+            tell("calibration samples", 0.5 + position / len(buckets) / 2)
+            batch = _capture_batch(lvlm, [rows[index] for index in buckets[position]], split)
+            batches.append(replace(batch, position=position).on(lvlm.rests_on))
     return batches
 
 
@@ -147,7 +152,9 @@ def picture_batches(lvlm: LVLM, samples: Sequence[Sample], batch_size: int = 16)
     rows = [moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on) for sample in pictures]
     if not rows:
         raise SabError("No calibration sample has a picture, so nothing reaches the vision tower; take more samples.")
-    return [lvlm.collate([rows[index] for index in bucket]) for bucket in length_buckets(rows, batch_size)]
+    buckets = length_buckets(rows, batch_size)
+    own = distributed.share(len(buckets), "batches of calibration pictures")
+    return [lvlm.collate([rows[index] for index in buckets[position]]) for position in own]
 
 
 @contextmanager

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.cli_bench import add_benches
 from sab.cli_checkpoint import FORMS, add_checkpoint_commands, run_summary, write_checkpoint
 from sab.cli_maps import add_map_commands
-from sab.errors import SabError
+from sab.errors import LostError, SabError
 from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense
 from sab.terminal import Parser, Progress, typed
 
@@ -39,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             result = _run(given)
     except SabError as error:
-        print(f"sab: {str(error).rstrip('.')}.", file=sys.stderr)
+        if isinstance(error, LostError) or os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"sab: {str(error).rstrip('.')}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nsab: stopped; a run keeps its finished linears, add --resume to continue it.", file=sys.stderr)
@@ -57,6 +60,8 @@ def _run(given: list[str]) -> Mapping[str, Any]:
         return train(given[1:])
     options = _parser().parse_args(given)
     options.typed = typed(_parser(), given)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.run is not _quantize:
+        raise SabError("Only quantize works with several processes; start this command without torchrun.")
     _quiet_transformers()
     return options.run(options)
 
@@ -213,14 +218,30 @@ def _parts(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _quantize(options: argparse.Namespace) -> dict[str, Any]:
+    from sab import distributed
+
+    if not distributed.launched():
+        return _quantize_with(options, Progress())
+    with distributed.joined(options.device) as options.device:
+        leads = distributed.leads()
+        if not leads:
+            warnings.simplefilter("ignore")  # the process that leads says it
+        result = _quantize_with(options, Progress() if leads else Progress(StringIO()))
+    if not leads:
+        raise SystemExit(0)
+    return result
+
+
+def _quantize_with(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from sab import distributed
     from sab.library import RecipeFile
 
     given = _given_recipe(options) if options.recipe else RecipeFile(_recipe(options, options.method), None)
     recipe = given.recipe
-    if (options.out / "recipe.json").exists() and not options.resume and not options.dry_run:
+    if distributed.leads() and (options.out / "recipe.json").exists() and not (options.resume or options.dry_run):
         raise SabError(f"{options.out} holds a run already; add --resume to continue it, or name another one.")
     from sab import calibration
-    from sab.sequential import chosen_linears
+    from sab.sequential import chosen_linears, quantize
 
     streamed = {"auto": None, "yes": True, "no": False}[options.stream]
     lvlm = load_dense(options, recipe.model, streamed)
@@ -230,7 +251,6 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
     if options.dry_run:
         weights = sum(lvlm.linears[name].weight.numel() for name in names)
         return {"dry_run": True, "recipe": recipe.to_json(), "linears": len(names), "weights": weights}
-    progress = Progress()
     progress.say(f"{lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
     if lvlm.streamed is not None:
         progress.say("streamed: the weights stay in their files, one decoder block at a time is in memory")
@@ -240,6 +260,10 @@ def _quantize(options: argparse.Namespace) -> dict[str, Any]:
         if samples.fingerprint != given.samples:
             progress.say("sab: the calibration samples are not those of the recipe's own run; the codes will differ.")
         shared["samples"] = samples
+    if not distributed.leads():
+        for _ in quantize(lvlm, recipe, options.out, **shared):
+            pass
+        return {}
     run = _binarize(lvlm, recipe, options.out, progress, **shared)
     written = {} if options.export == "none" else write_checkpoint(lvlm, run, None, options.export, progress)
     return run_summary(run) | written

@@ -10,6 +10,7 @@ batch, then m^3 / 3 for Cholesky and m^3 / 3 for the triangular inverse, per lin
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,11 @@ class HessianAccumulator:
         moved = HessianAccumulator(0, device)
         moved.width, moved.tokens, moved._sum = self.width, self.tokens, self._sum.to(device)
         return moved
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take in what accumulators elsewhere have summed: `total` adds up a tensor over all of them."""
+        self._sum = total(self._sum)
+        self.tokens = int(total(torch.tensor(self.tokens)))
 
     @property
     def finite(self) -> bool:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sab import distributed
 from sab.binarizers.codes import BinaryCodes
 from sab.binarizers.sab_h import restore
 from sab.capture import Batch, patched, replay_block
@@ -60,21 +61,25 @@ def refine_block(
     """Move the scales of `codes`, which are linears of decoder block `index`, for `epochs` over the batches.
 
     `batches` stand before the block (binarized predecessors), `targets` behind it (full precision). The model's
-    own weights are left alone. A single batch leaves none to judge by: nothing is changed.
+    own weights are left alone. A single batch leaves none to judge by: nothing is changed. Of several processes
+    each has some of the batches and they take their steps in turn, so this takes as long as with one process.
     """
-    held = [place for place in range(len(batches)) if is_held_out(place)]
-    fitted = [place for place in range(len(batches)) if not is_held_out(place)]
+    places = range(distributed.total_count(len(batches)))
+    held = [place for place in places if is_held_out(place)]
+    fitted = [place for place in places if not is_held_out(place)]
+    own = {batch.position: (batch, target) for batch, target in zip(batches, targets, strict=True)}
 
     def error(place: int) -> Tensor:
-        batch = batches[place]
+        batch, target = own[place]
         chosen = batch.language | batch.vision
-        wanted = _states(targets[place].hidden)[chosen].float()
+        wanted = _states(target.hidden)[chosen].float()
         found = _states(replay_block(lvlm, index, batch))[chosen].float()
         return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30)
 
     def judged(weights: Mapping[str, Tensor]) -> float:
         with torch.no_grad(), _weights(lvlm, weights):
-            return sum(float(error(place)) for place in held) / len(held)
+            errors = sum(float(error(place)) for place in held if place in own)
+        return float(distributed.total(torch.tensor(errors, dtype=torch.float64))) / len(held)
 
     if not held or not epochs:
         return Refinement(dict(codes), float("nan"), float("nan"))
@@ -87,16 +92,26 @@ def refine_block(
         if step % len(fitted) == 0:
             shuffled = torch.randperm(len(fitted), generator=order).tolist()
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
-        with torch.enable_grad():
-            weights = {name: linear.codes().dense() for name, linear in moved.items()}
-            with _weights(lvlm, weights):
-                loss = error(fitted[shuffled[step % len(fitted)]])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+        optimizer.zero_grad(set_to_none=True)
+        place = fitted[shuffled[step % len(fitted)]]
+        if place in own:
+            with torch.enable_grad():
+                weights = {name: linear.codes().dense() for name, linear in moved.items()}
+                with _weights(lvlm, weights):
+                    loss = error(place)
+                loss.backward()
+        _pool_gradients(optimizer)
         optimizer.step()
     refined = {name: linear.rounded() for name, linear in moved.items()}
     after = judged({name: linear.dense() for name, linear in refined.items()})
     return Refinement(refined if after < before else dict(codes), before, min(before, after))
+
+
+def _pool_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Give every process the gradients of the one that had the batch."""
+    if distributed.size() > 1:
+        for scale in optimizer.param_groups[0]["params"]:
+            scale.grad = distributed.total(torch.zeros_like(scale) if scale.grad is None else scale.grad)
 
 
 class _Moved:

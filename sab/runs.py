@@ -37,6 +37,7 @@ import transformers
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
+from sab import distributed
 from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.files import (
@@ -242,6 +243,11 @@ class LinearReport:
     damping_used: float | None = None
     switched_off: str | None = None
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LinearReport:
+        """The inverse of `asdict`, also after a way through JSON. TypeError or KeyError for anything else."""
+        return cls(**{**values, "shape": tuple(values["shape"])})
+
     @property
     def weights(self) -> int:
         """Number of weights, n·m."""
@@ -318,8 +324,7 @@ class Run:
                 try:
                     values.pop(SEAL, None)
                     digest = values.pop("codes_sha256")
-                    values["shape"] = tuple(values["shape"])
-                    vouched[name] = (LinearReport(**values), digest)
+                    vouched[name] = (LinearReport.from_json(values), digest)
                 except (KeyError, TypeError) as error:
                     raise SabError(f"{path} is damaged; delete the run and make it again.") from error
         return vouched
@@ -529,6 +534,7 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
             "device": str(lvlm.device),
             "dtype": str(lvlm.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            **({"processes": distributed.size()} if distributed.size() > 1 else {}),
         },
     }
     if directory.exists() and not directory.is_dir():
@@ -544,7 +550,7 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
             raise SabError(f"{directory} holds a run of another recipe or model; name another directory or delete it.")
         if any(run.header.get(key) != header[key] for key in ("versions", "machine")) and not run.finished:
             warnings.warn(
-                f"{directory} was begun with other versions, threads or hardware; "
+                f"{directory} was begun with other versions, threads, processes or hardware; "
                 "the linears still to come may differ in their last bits from an uninterrupted run.",
                 stacklevel=3,
             )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sab import distributed
 from sab.calibrated import Calibrated, Groups, Maps, Moments, Progress, by_modality, through_block
 from sab.calibration import Sample
 from sab.capture import Batch, answer_gradient, block_gradient, rows_of
@@ -139,7 +140,9 @@ def _fisher_maps(
         boundaries.append(through_block(lvlm, index, boundaries[-1], [])[1])
     with lvlm.holding_head():
         gradients = [answer_gradient(lvlm, batch) for batch in boundaries[-1]]
-    tokens = [sum(int(mask.sum()) for mask in masks) for masks in zip(*groups, strict=True)]
+    tokens = [
+        distributed.total_count(sum(int(mask.sum()) for mask in masks)) for masks in zip(*groups, strict=True)
+    ]
     found: dict[str, tuple[Tensor, ...]] = {}
     for index in reversed(range(len(lvlm.blocks))):
         tell("Fisher information, backward", 1 - (index + 1) / steps)
@@ -158,7 +161,8 @@ def _fisher_maps(
                         total.addmm_(rows_of(gradient, mask, name).float().square().T, rows)
 
                 gradients[position] = block_gradient(lvlm, index, batch, gradients[position], inside, add)
-        for name, totals in sums.items():
+        for name, own in sums.items():
+            totals = [distributed.total(values) for values in own]
             if not all(bool(torch.isfinite(total).all()) for total in totals):
                 raise SabError(f"{name}: its Fisher information holds NaN or infinity.")
             found[name] = tuple(

@@ -25,16 +25,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sab import calibration, runs
-from sab.binarizers import METHODS, BinaryCodes
+from sab import calibration, distributed, runs
+from sab.binarizers import METHODS, BinaryCodes, LinearCodes
 from sab.calibrated import Calibrated, Maps, Moments, Progress, groups_of, through_block, through_tower
 from sab.calibration import Sample
 from sab.capture import Batch, picture_batches
@@ -43,7 +44,7 @@ from sab.errors import SabError
 from sab.hessian import combine
 from sab.memory import Fallback, warn_of_host, with_host
 from sab.models import LVLM, fingerprint
-from sab.packing import count_bits
+from sab.packing import count_bits, pack, unpack
 from sab.refine import Refinement, refine_block
 from sab.runs import LinearReport, Recipe, Run
 from sab.sensitivities import known_maps
@@ -52,6 +53,7 @@ from sab.significance import SignificanceMap, significance_map
 TOKENS_PER_INPUT = 8  # fewer per input and modality make noisy maps (METHOD 1)
 ONLY_VISION = "only vision tokens exist in front of the decoder: weighting is off"
 Refine = Callable[[dict[str, BinaryCodes]], Refinement]
+Fitted = tuple[LinearCodes, Tensor, LinearReport]  # codes, their dense weight, what became of the linear
 
 
 def quantize(
@@ -73,17 +75,21 @@ def quantize(
     `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace those
     of the recipe's source, `sensitivities` (from `maps`, same samples) save computing them again, and so does
     `calibrated`, of the full-precision model with this recipe's samples and split (it then stands for `samples` too);
-    `progress(stage, fraction)` hears about the work between reports. Raises SabError for an invalid recipe, a
+    `progress(stage, fraction)` hears about the work between reports. Of several processes (distributed.py) the one that
+    leads writes the run, and the others take part with the same arguments. Raises SabError for an invalid recipe, a
     foreign or damaged directory, a full disk, and weights or activations that are not finite.
     """
     recipe.validate()
     if calibrated is not None and (calibrated.split, calibrated.lvlm.fingerprint) != (recipe.split, lvlm.fingerprint):
         raise SabError("The calibration that was handed over is of another split or model; leave it out.")
+    if stop is not None and distributed.size() > 1:
+        raise ValueError("several processes cannot be stopped between two linears")
     names = chosen_linears(lvlm, recipe)
     tell = progress or (lambda stage, share: None)
-    run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None else None
+    distributed.check_alike("weights", lvlm.fingerprint)
+    run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None and distributed.leads() else None
     fallback = partial(_note_host, run)
-    if lvlm.streamed is not None and run is None:
+    if lvlm.streamed is not None and run_dir is None:
         raise SabError("A streamed model has no room for what is binarized; name a directory for the run.")
     if _binarized(lvlm):
         raise SabError("This model has been binarized before; load it afresh, or copy the full-precision one.")
@@ -91,10 +97,11 @@ def quantize(
         run.verify()
     finished = _finished(lvlm, run, names, together=recipe.refine_epochs > 0)
     yield from finished.values()
-    if run is not None and len(finished) == len(names):
-        run.apply(lvlm)
-        if not run.finished:  # it ended between its last linear and its manifest
-            _finish(run)
+    if run_dir is not None and len(finished) == len(names):
+        if run is not None:
+            run.apply(lvlm)
+            if not run.finished:  # it ended between its last linear and its manifest
+                _finish(run)
         return
     tell("calibration samples", 0.0)
     known = calibrated
@@ -106,6 +113,7 @@ def quantize(
         )
         known = Calibrated(lvlm, chosen, recipe.split, progress=tell, fallback=fallback)
     drawn = calibration.as_set(known.samples)
+    distributed.check_alike("calibration samples", drawn.fingerprint)
     if run is not None:
         runs.settle_calibration(run, drawn)
     decoder = [name for name in names if lvlm.info[name].part == "decoder"]
@@ -115,11 +123,12 @@ def quantize(
     if decoder:
         tokens: dict[str, int] = {}
         for modality in ("language", "vision"):
-            tokens[f"tokens_{modality}"] = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
+            own = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
+            tokens[f"tokens_{modality}"] = distributed.total_count(own)
             _warn_of_few_tokens(lvlm, decoder, modality, tokens[f"tokens_{modality}"])
         if run is not None:
             runs.settle_calibration(run, drawn, **tokens)
-        found = _all_maps(known, recipe, run, decoder, given, tell)
+        found = _all_maps(known, recipe, run, run_dir is not None, decoder, given, tell)
     if run is not None:
         runs.log_event(run, "started", done=len(finished), total=len(names))
     work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell, fallback)
@@ -194,33 +203,27 @@ class _Work:
         """
         waiting = [name for name in inside if name not in self.finished]
         # kept aside until the block is fitted: a continued run must collect on the original weights too
-        dense = {
-            name: self.run.codes(name).dense() for name in inside if name in self.finished and self.run is not None
-        }
+        dense = {name: self._stored(name).dense() for name in inside if name in self.finished}
         moments = collect(waiting) if waiting else {}
-        fits: dict[str, tuple[LinearFit, LinearReport]] = {}
-        for name in waiting:
-            if self.stop is not None and self.stop.is_set():
-                break
-            self.tell(name, self.clock.share)
-            fit, report = self._fit(name, moments[name])
+        fits: dict[str, tuple[LinearCodes, LinearReport]] = {}
+        for codes, weight, report in self._fits(waiting, moments):
             self._say_what_is_unusual(report)
             if refine is not None:
-                fits[name] = fit, report
+                fits[report.name] = codes, report
                 continue
             if self.run is not None:
-                runs.store_linear(self.run, report, fit.codes)
-            dense[name] = fit.weight.to(self.lvlm.linears[name].weight.dtype)
+                runs.store_linear(self.run, report, codes)
+            dense[report.name] = weight.to(self.lvlm.linears[report.name].weight.dtype)
             yield report
         self.factored = None
         if fits and len(fits) == len(waiting) and refine is not None:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
-            codes = {
-                name: fit.codes.to(self.lvlm.device)  # the host may have fitted some
-                for name, (fit, _) in fits.items()
-                if isinstance(fit.codes, BinaryCodes)
+            binary = {
+                name: codes.to(self.lvlm.device)  # the host may have fitted some
+                for name, (codes, _) in fits.items()
+                if isinstance(codes, BinaryCodes)
             }
-            refined = refine(codes).codes
+            refined = refine(binary).codes
             for name, (_, report) in fits.items():
                 dense[name] = refined[name].dense()
                 measure = partial(self._loss, name, moments[name], dense[name])
@@ -235,7 +238,45 @@ class _Work:
             runs.log_event(self.run, "stopped", done=len(self.run.reports), total=self.clock.total)
         return len(dense) == len(inside)
 
-    def _fit(self, name: str, moments: Moments) -> tuple[LinearFit, LinearReport]:
+    def _stored(self, name: str) -> LinearCodes:
+        """Codes of a linear that was finished before, which the leader has."""
+        if self.run is not None and distributed.size() == 1:
+            return self.run.codes(name)
+        packed = pack(self.run.codes(name)) if self.run is not None else ({}, {})
+        return unpack(*distributed.hand_round(*packed))
+
+    def _fits(self, waiting: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
+        """Fit linears in their order, until `stop`."""
+        fits = self._own_fits(waiting, moments) if distributed.size() == 1 else self._shared_fits(waiting, moments)
+        for codes, weight, report in fits:
+            self.clock.count(report.name)
+            counted = replace(report, done=self.clock.done, eta_seconds=self.clock.eta)
+            yield codes, weight, counted
+
+    def _own_fits(self, names: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
+        for name in names:
+            if self.stop is not None and self.stop.is_set():
+                return
+            self.tell(name, self.clock.share)
+            yield self._fit(name, moments[name])
+
+    def _shared_fits(self, names: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
+        """Fit the linears that are dealt to this process, then hand all of them round."""
+        shapes = [self.lvlm.linears[name].weight.shape for name in names]
+        owners = distributed.deal([rows * columns**2 + columns**3 for rows, columns in shapes])
+        dealt = [name for name, owner in zip(names, owners, strict=True) if owner == distributed.rank()]
+        own = dict(zip(dealt, self._own_fits(dealt, moments), strict=True))
+        for name, owner in zip(names, owners, strict=True):
+            tensors: dict[str, Tensor] = {}
+            said: dict[str, Any] = {}
+            if name in own:
+                tensors, said["codes"] = pack(own[name][0])
+                said["report"] = asdict(own[name][2])
+            tensors, said = distributed.hand_round(tensors, said, owner)
+            codes = unpack(tensors, said["codes"])
+            yield codes, codes.dense(), LinearReport.from_json(said["report"])
+
+    def _fit(self, name: str, moments: Moments) -> Fitted:
         """Fit one linear, on the host where the device has no room for its Hessian."""
         found = self.found.get(name)
 
@@ -243,8 +284,8 @@ class _Work:
             return _fit(self.lvlm, self.recipe, name, moments, found, self._factored(name, moments, device))
 
         fitted, significance = with_host(f"{name}, its fit", fit, self.lvlm.device, self.fallback)
-        self.clock.count(name)
-        return fitted, _report(self.lvlm, name, moments, fitted, significance, found is None, self.clock)
+        report = _report(self.lvlm, name, moments, fitted, significance, found is None, self.clock)
+        return fitted.codes, fitted.weight, report
 
     def _factored(self, name: str, moments: Moments, device: torch.device) -> FactoredHessian:
         """The compensation Hessian of a linear, factored once where several share their moments: q, k and v."""
@@ -288,15 +329,17 @@ def _all_maps(
     known: Calibrated,
     recipe: Recipe,
     run: Run | None,
+    kept: bool,
     names: Sequence[str],
     given: Mapping[str, Maps],
     tell: Progress,
 ) -> Maps:
-    """The recipe's sensitivities: given, or stored in the run, or computed. A run keeps input ones too."""
-    kinds = ("input", recipe.sensitivity) if run is not None else (recipe.sensitivity,)
+    """The recipe's sensitivities: given, or stored in the run, or computed. Where a run is `kept`, by this process or
+    the one that leads, it keeps input ones too."""
+    kinds = ("input", recipe.sensitivity) if kept else (recipe.sensitivity,)
     found: Maps = {}
     for kind in dict.fromkeys(kinds):
-        found = run.sensitivities(kind) if run is not None else {}
+        found = _stored_maps(run, kind)
         if any(name not in found for name in names):
             found = given[kind] if kind in given else known_maps(known, names, kind, recipe.damping, tell)
             if any(name not in found for name in names):
@@ -304,6 +347,18 @@ def _all_maps(
             if run is not None:
                 runs.store_sensitivities(run, kind, {name: found[name] for name in names})
     return found
+
+
+def _stored_maps(run: Run | None, kind: str) -> Maps:
+    """Sensitivities that the leader's run holds, for every process."""
+    sides = ("language", "vision")
+    own = run.sensitivities(kind) if run is not None else {}
+    if distributed.size() == 1:
+        return own
+    tensors = {f"{name}.{side}": pair[place] for name, pair in own.items() for place, side in enumerate(sides)}
+    found = distributed.hand_round(tensors, {})[0]
+    names = [key.removesuffix(".language") for key in found if key.endswith(".language")]
+    return {name: (found[f"{name}.language"], found[f"{name}.vision"]) for name in names}
 
 
 def _binarized(lvlm: LVLM) -> bool:
@@ -337,9 +392,10 @@ def _warn_of_few_tokens(lvlm: LVLM, names: Sequence[str], modality: str, tokens:
 
 def _finished(lvlm: LVLM, run: Run | None, names: Sequence[str], together: bool) -> dict[str, LinearReport]:
     """Reports of the linears that need not be fitted again; `together`: only those of whole blocks."""
-    if run is None:
-        return {}
-    done = run.reports
+    done = run.reports if run is not None else {}
+    if distributed.size() > 1:
+        stored = distributed.hand_round({}, {name: asdict(report) for name, report in done.items()})[1]
+        done = {name: LinearReport.from_json(values) for name, values in stored.items()}
     if not together:
         return done
     place = {name: (lvlm.info[name].part, lvlm.info[name].block) for name in names}
@@ -400,7 +456,7 @@ def _report(
     only_vision: bool,
     clock: _Clock,
 ) -> LinearReport:
-    """Describe what became of a linear that `clock` has counted."""
+    """Describe what became of a linear that `clock` is about to count."""
     info, bits = lvlm.info[name], count_bits(fit.codes)
     language, vision = moments[:2]
     return LinearReport(

@@ -395,7 +395,7 @@ def test_foreign_and_damaged_directories_are_refused(whole: Path, tmp_path: Path
 def test_continuing_under_other_conditions_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     next(_quantize(tmp_path / "run"))
     monkeypatch.setattr(runs.platform, "machine", lambda: "another")
-    with pytest.warns(UserWarning, match="other versions, threads or hardware"):
+    with pytest.warns(UserWarning, match="other versions, threads, processes or hardware"):
         next(_quantize(tmp_path / "run"))
 
 
