@@ -159,14 +159,18 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Inverse of `pack_bits` for bool `size`; refuses other shapes and padding that is not zero."""
+    """Inverse of `pack_bits` for bool `size`, on the same device; refuses other shapes and padding that is not zero."""
     expected = (*size[:-1], -(-size[-1] // 8))
     if packed.dtype != torch.uint8 or tuple(packed.shape) != expected:
         raise damaged(f"bits are {packed.dtype} {tuple(packed.shape)} instead of uint8 {expected}")
-    bits = np.unpackbits(packed.cpu().numpy(), axis=-1, bitorder="little").astype(bool)
-    if bits[..., size[-1] :].any():
+    if packed.device.type == "cpu":  # several times as fast as shifts
+        bits = torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, bitorder="little")).bool()
+    else:
+        places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+        bits = (packed[..., None] >> places & 1).bool().flatten(-2)
+    if bool(bits[..., size[-1] :].any()):
         raise damaged("its padding is not zero")
-    return torch.from_numpy(np.ascontiguousarray(bits[..., : size[-1]]))
+    return bits[..., : size[-1]].contiguous()
 
 
 def pack_planes(planes: list[Tensor], block_size: int) -> Tensor:

@@ -85,7 +85,7 @@ def pack(codes: LinearCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
-    """Exact inverse of `pack`. SabError where tensors and metadata do not fit together."""
+    """Exact inverse of `pack`, on the tensors' device. SabError where tensors and metadata do not fit together."""
     full = complete(tensors, metadata)
     check(tensors, full)
     shape = (full["shape"][0], full["shape"][1])
@@ -96,17 +96,21 @@ def unpack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> LinearCodes:
     return _unpack_binary(tensors, full, shape)
 
 
-def rows_of(tensors: dict[str, Tensor], metadata: dict[str, Any], rows: slice) -> LinearCodes:
-    """Codes of some rows of a linear without kept values, as `unpack` gives them."""
-    count = rows.stop - rows.start
-    part = {name: values[rows] for name, values in tensors.items() if name in ("codes", "second", "row_step")}
+def rows_of(tensors: dict[str, Tensor], metadata: dict[str, Any], rows: slice, kept: int = 0) -> LinearCodes:
+    """Codes of some rows of a linear, as `unpack` gives them; `kept`: how many kept values the rows before have."""
+    shape = (rows.stop - rows.start, metadata["shape"][1])
+    by_line = ("codes", "second", "row_step", "kept_zero")
+    part = {name: values[rows] for name, values in tensors.items() if name in by_line}
     if metadata["layout"] == "integer":
         blocks, total = tensors["scale"].shape
         zero = unpack_bits(tensors["zero"], (metadata["bits"], blocks * total)).reshape(-1, blocks, total)[..., rows]
         part |= {"scale": tensors["scale"][:, rows], "zero": pack_bits(zero.flatten(1))}
-    by_row = ("row_scale", "second_row_scale", "row_mean")
+    if "kept_bits" in metadata:
+        count = int(unpack_planes(part["codes"], 2, shape, metadata["block_size"])[1].sum())
+        part["kept"] = tensors["kept"][kept : kept + count]
+    by_row = ("row_scale", "second_row_scale", "row_mean", "kept_scale")
     part |= {name: values[..., rows] for name, values in tensors.items() if name in by_row}
-    return unpack(tensors | part, metadata | {"shape": [count, metadata["shape"][1]]})
+    return unpack(tensors | part, metadata | {"shape": list(shape)})
 
 
 def count_bits(codes: LinearCodes) -> BitCount:
@@ -169,8 +173,8 @@ def _unpack_kept(tensors: dict[str, Tensor], full: dict[str, Any], shape: tuple[
         raise damaged(f"it holds {full['kept']} kept values for {int(kept.sum())} places")
     if bool((first & kept).any()):
         raise damaged("a kept weight has a sign bit")
-    levels = torch.zeros(shape, dtype=torch.uint8)
-    levels[kept] = tensors["kept"].cpu()
+    levels = torch.zeros(shape, dtype=torch.uint8, device=kept.device)
+    levels[kept] = tensors["kept"]
     return KeptCodes(
         method=full["method"],
         shape=shape,
@@ -181,7 +185,7 @@ def _unpack_kept(tensors: dict[str, Tensor], full: dict[str, Any], shape: tuple[
         row_mean=_loaded(tensors["row_mean"]),
         row_scale=_loaded(tensors["row_scale"]),
         kept_scale=_loaded(tensors["kept_scale"]),
-        kept_zero=tensors["kept_zero"].cpu(),
+        kept_zero=tensors["kept_zero"],
     )
 
 
@@ -218,4 +222,4 @@ def _stored(scale: Tensor) -> Tensor:
 
 def _loaded(stored: Tensor) -> Tensor:
     """int16 back to float16; int8 as it is."""
-    return as_half(stored.cpu()) if stored.dtype == torch.int16 else stored.cpu()
+    return as_half(stored) if stored.dtype == torch.int16 else stored
