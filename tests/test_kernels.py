@@ -25,6 +25,7 @@ from sab.kernels import cpu, reference
 from sab.kernels import tiles as arrangement
 from sab.kernels.tiles import Tiles, arrange, arrange_stored, stored
 from sab.packing import pack
+from tests.fast_bound import fast_error_bound
 from tests.test_packing import codes_of
 
 ROOT = Path(__file__).parents[1]
@@ -207,7 +208,7 @@ def test_fast_keeps_its_bound(path: str, codes: LinearCodes, tokens: int, seed: 
     weight = cpu.Weight(tiles_of(codes), library(path))
     error = (weight.multiply(x, "fast").double() - x.double() @ codes.dense().double().T).abs()
     rounding = (codes.shape[1] + 20) * 2.0**-24 * (x.double().abs() @ largest(codes).T) + 1e-37
-    assert bool((error <= cpu.fast_error_bound(weight.tiles, x) + rounding).all())
+    assert bool((error <= fast_error_bound(weight.tiles, x) + rounding).all())
 
 
 @needs_c

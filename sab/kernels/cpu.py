@@ -6,7 +6,7 @@ with one that fails, `load` says so once and the reference computes.
 
 Two modes. `exact`: float32 throughout; only the order of the sums differs from a dense product. `fast`: the sums of
 four inputs, of which every weight picks one of sixteen, are rounded to 8 bits with one scale for each token and
-block: `fast_error_bound` says how far the result can be off.
+block, so that an entry is off by at most 1/254 of the largest sum of four |x| in the block (times column scales).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,33 +192,26 @@ class Weight:
             )
 
 
-@dataclass(frozen=True)
-class _Expected:
+def _expected(of: dict[str, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Types and shapes of the tensors of an arrangement, from its sizes."""
-
-    sizes: dict[str, int]
-    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        of = self.sizes
-        blocks, tiles, places = of["blocks"], of["tiles"], of["units"] * UNIT
-        expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-            "words": (torch.int32, (blocks, tiles, of["planes"], of["units"] // 2, LANES)),
-            "scale": (torch.int8 if of["small"] else torch.int16, (blocks, tiles, of["parameters"], LANES)),
-            "order": (torch.int16, (blocks, places)),
-            "start": (torch.int32, (blocks,)),
-        }
-        if of["main_kind"] == INTEGER:
-            expected["zero"] = (torch.uint8, (blocks, tiles, LANES))
-        else:
-            expected["second"] = (torch.int32, (-(-of["tail_units"] // 2), tiles, LANES))
-        if of["small"]:
-            expected["step"] = (torch.int16, (tiles, LANES))
-        if of["columns"]:
-            expected["column"] = (torch.int16, (of["columns"], blocks, places))
-        if of["second_columns"]:
-            expected["second_column"] = (torch.int16, (of["second_columns"], of["tail_units"] * UNIT))
-        object.__setattr__(self, "tensors", expected)
+    blocks, tiles, places = of["blocks"], of["tiles"], of["units"] * UNIT
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "words": (torch.int32, (blocks, tiles, of["planes"], of["units"] // 2, LANES)),
+        "scale": (torch.int8 if of["small"] else torch.int16, (blocks, tiles, of["parameters"], LANES)),
+        "order": (torch.int16, (blocks, places)),
+        "start": (torch.int32, (blocks,)),
+    }
+    if of["main_kind"] == INTEGER:
+        expected["zero"] = (torch.uint8, (blocks, tiles, LANES))
+    else:
+        expected["second"] = (torch.int32, (-(-of["tail_units"] // 2), tiles, LANES))
+    if of["small"]:
+        expected["step"] = (torch.int16, (tiles, LANES))
+    if of["columns"]:
+        expected["column"] = (torch.int16, (of["columns"], blocks, places))
+    if of["second_columns"]:
+        expected["second_column"] = (torch.int16, (of["second_columns"], of["tail_units"] * UNIT))
+    return expected
 
 
 def _check(tiles: Tiles) -> None:
@@ -235,7 +228,7 @@ def _check(tiles: Tiles) -> None:
             and of["units"] == 2 * -(-of["block_size"] // (2 * UNIT))
             and _kinds_fit(of)
         )
-        expected = _Expected(of).tensors if sound else {}
+        expected = _expected(of) if sound else {}
     except KeyError:
         sound = False
     if not sound:
@@ -283,58 +276,6 @@ def _kinds_fit(of: dict[str, int]) -> bool:
         and of["means"] in (0, 1)
         and of["parameters"] == slots + residuals + of["means"] * slots
     )
-
-
-def fast_error_bound(tiles: Tiles, x: Tensor) -> Tensor:
-    """How far `fast` can be off besides float32 rounding, [tokens, n], for `x` float32 [tokens, m].
-
-    A table holds the sums +-x +-x +-x +-x of a cell's four inputs (times column scales) as multiples of
-    delta = max over the cells of sum |x| / 127, so an entry is off by delta / 2 at most (1e-37 where the largest sum
-    is below 1e-35, as then all count as 0). A row adds one entry per cell and plane, times its scale. With two
-    planes each scale multiplies half their sum, or their difference.
-    """
-    of, tensors = tiles.sizes, tiles.tensors
-    blocks, places = of["blocks"], of["units"] * UNIT
-    column = torch.where(tensors["order"] >= 0, tensors["order"] + of["block_size"] * torch.arange(blocks)[:, None], -1)
-    arranged = torch.nn.functional.pad(x, (0, 1))[:, column.long()].double()  # [tokens, blocks, places]
-    tail = torch.arange(places)[None] >= tensors["start"][:, None]
-    scale = tensors["scale"] if of["small"] else tensors["scale"].view(torch.float16)
-    scale = scale.double().abs().permute(2, 0, 1, 3).reshape(of["parameters"], blocks, -1)  # [p, blocks, n]
-    if of["small"]:
-        scale = scale * tensors["step"].view(torch.float16).double().abs().reshape(-1)
-
-    def off(values: Tensor, here: Tensor) -> Tensor:
-        """[tokens, blocks]: what the entries of one plane can be off together, in the places `here`."""
-        sums = (values.abs() * here).unflatten(-1, (-1, 4)).sum(-1)
-        units = here.unflatten(-1, (-1, UNIT)).any(-1).sum(-1)
-        entry = torch.maximum(sums.amax(-1) / 127 / 2 * (1 + 1e-5), torch.tensor(1e-35))
-        return entry * units * (UNIT // 4)
-
-    def columns(name: str, count: int) -> Tensor:
-        return tensors[name].view(torch.float16).double().reshape(count, 1, *tensors[name].shape[1:-1], -1)
-
-    first = arranged * columns("column", of["columns"]) if of["columns"] else arranged[None]
-    main = torch.stack([off(values, ~tail) for values in first])  # [1 or 2, tokens, blocks]
-    salient = torch.stack([off(values, tail) for values in first])
-    second = salient
-    if of["second_columns"]:
-        spread = torch.zeros(of["second_columns"], blocks * places, dtype=torch.float64)
-        in_units = tail.unflatten(-1, (-1, UNIT)).any(-1).repeat_interleave(UNIT, 1).flatten()
-        spread[:, in_units] = tensors["second_column"].view(torch.float16).double()
-        weighed = arranged * spread.reshape(-1, 1, blocks, places)
-        second = torch.stack([off(values, tail) for values in weighed])
-    elif of["columns"] == 2:
-        second = off(arranged, tail)[None]
-    if of["main_kind"] == INTEGER:
-        weights = (2.0 ** of["planes"] - 1) / 2
-        return torch.einsum("tb,bn->tn", main[0] * weights, scale[0])[:, : of["rows"]]
-    grouped = 1 + (of["planes"] == 2)
-    terms = [(slot, main[min(slot, len(main) - 1)]) for slot in range(grouped)]
-    terms += [(slot, salient[min(slot - grouped, len(salient) - 1)]) for slot in range(grouped, of["slots"])]
-    terms += [(of["slots"] + r, second[min(r, len(second) - 1)]) for r in range(of["residuals"])]
-    if of["means"]:
-        terms += [(of["slots"] + of["residuals"] + g, main[0] / 2) for g in range(grouped)]
-    return sum((torch.einsum("tb,bn->tn", part, scale[slot]) for slot, part in terms), torch.zeros(()))[:, : of["rows"]]
 
 
 def _compiled() -> Path:
