@@ -3,6 +3,8 @@
 import functools
 import importlib.util
 import os
+import subprocess
+import warnings
 
 import torch
 
@@ -18,10 +20,26 @@ def _installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
+def _reaches_gpu() -> bool:
+    """Whether Triton can launch anything: it first builds a small library, for which slim images have no compiler."""
+    try:
+        import triton
+
+        triton.runtime.driver.active.get_current_target()
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"Triton does not run on this GPU ({said}): torch computes instead, slowly", stacklevel=2)
+        return False
+    return True
+
+
 def runs_triton(device: torch.device | str) -> bool:
     """Whether Triton's kernels can run there: on the CPU only with TRITON_INTERPRET=1, set before its import."""
     kind = torch.device(device).type
-    return _installed() and (kind == "cuda" or (kind == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"))
+    if kind == "cuda":
+        return _installed() and _reaches_gpu()
+    return _installed() and kind == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def takes_triton(device: torch.device | str) -> bool:

@@ -278,6 +278,11 @@ def kernels_of(model: nn.Module) -> dict[str, int]:
     return dict(Counter(linear.kernel for linear in packed_linears(model).values()).most_common())
 
 
+def has_kernel(device: torch.device) -> bool:
+    """Whether something faster than the reference multiplies there; on a CPU it may be compiled now."""
+    return takes_triton(device) or (device.type == "cpu" and chosen_library() is not None)
+
+
 def chosen_library() -> cpu.Library | None:
     """The C kernel; None where there is none, or SAB_KERNEL asks for another."""
     choice = os.environ.get(CHOICE) or None

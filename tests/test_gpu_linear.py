@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sab import devices
 from sab.binarizers import METHODS, BinaryCodes, LinearCodes
 from sab.devices import CHOICE, TRITON
 from sab.errors import SabError
 from sab.kernels import gpu
 from sab.models import load
-from sab.packed import PackedLinear, swap
+from sab.packed import PackedLinear, has_kernel, swap
 from sab.packing import pack
 from sab.runs import Recipe, Run
 from sab.sequential import quantize
@@ -163,6 +164,7 @@ def test_a_packed_linear_computes_by_it(monkeypatch: pytest.MonkeyPatch) -> None
     codes, bias = codes_of("sab", 21, 70, block_size=32), torch.randn(21)
     linear = PackedLinear(codes, bias, device=DEVICE)
     assert linear.kernel == TRITON
+    assert has_kernel(torch.device(DEVICE))
     for shape in ((70,), (1, 70), (2, 3, 70), (0, 70)):
         x = torch.randn(shape)
         want = torch.nn.functional.linear(x, codes.dense(), bias)
@@ -223,6 +225,18 @@ def test_a_model_on_the_gpu_says_what_its_dequantized_weights_say(tmp_path: Path
     run.apply(dense)
     assert set(swap(packed, run).kernels) == {TRITON}
     assert answers(packed) == answers(dense)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_where_triton_reaches_no_gpu_torch_computes_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CHOICE, raising=False)
+    devices._reaches_gpu.cache_clear()
+    with pytest.warns(UserWarning, match="torch computes instead"):
+        assert not devices.takes_triton("cuda")
+    assert not devices.takes_triton("cuda")  # said once
+    monkeypatch.setenv(CHOICE, TRITON)
+    with pytest.raises(SabError, match="needs a CUDA device"):
+        devices.takes_triton("cuda")
 
 
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:

@@ -1,1 +1,2 @@
-"""Products with packed weights: `reference` (torch, any device, the oracle) and `cpu` (C, compiled on first use)."""
+"""Products with packed weights: `reference` (torch, any device, the oracle), `cpu` (C, compiled on first use) and `gpu`
+(Triton, on CUDA devices)."""

@@ -252,9 +252,9 @@ class Store:
         def load() -> None:
             self.runs()  # first what the overview needs
             _ = self.lvlm
-            from sab.packed import chosen_library
+            from sab.packed import has_kernel
 
-            if chosen_library() is not None:  # compiled on the very first start, a matter of seconds
+            if has_kernel(self.lvlm.device):  # compiled on the very first start, a matter of seconds
                 self._kernel_ready.set()
 
         self._in_background("load-model", load)
