@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sab import calibration, cli, distributed, files, runs, sequential
+from sab import calibrated, calibration, cli, distributed, files, runs, sequential
 from sab.calibration import Sample, SampleSet
 from sab.errors import SabError
 from sab.runs import Recipe
@@ -66,6 +66,19 @@ def _same_sums() -> None:
         refine._pool_gradients = lambda optimizer: None
 
 
+def _shared_refinement() -> None:
+    """Every process has the Hessians of one process, but its own batches to refine scales with."""
+    distributed.share = lambda count, what: range(count)
+    calibrated._pool = lambda moments: None
+    refine = sequential.refine_block
+
+    def of_own(lvlm: Any, index: int, batches: Sequence[Any], targets: Sequence[Any], *rest: Any, **more: Any) -> Any:
+        own = slice(distributed.rank(), None, distributed.size())
+        return refine(lvlm, index, batches[own], targets[own], *rest, **more)
+
+    sequential.refine_block = of_own
+
+
 def _in_fit(act: Callable[[], None], number: int = 1) -> None:
     """Let a process do something at its first fit."""
     fit = sequential.fit_linear
@@ -105,6 +118,7 @@ def _stand_still() -> None:
 TROUBLES: dict[str, Callable[[], None]] = {
     "none": _nothing,
     "same sums": _same_sums,
+    "shared refinement": _shared_refinement,
     "refusal": partial(_in_fit, partial(_raise, SabError("This linear cannot be fitted."))),
     "defect": partial(_in_fit, partial(_raise, ZeroDivisionError("a defect"))),
     "killed": partial(_in_fit, lambda: os.kill(os.getpid(), signal.SIGKILL)),
