@@ -5,12 +5,12 @@
 Compensation mixes the modalities, `H = (1 - beta) H_language + beta H_vision`. Everything that needs the
 inverse goes through one factorisation: with J the reversal of both axes, `J H J = L L^T` gives the upper
 factor of the inverse as `U = J L^-1 J`, so that `H^-1 = U^T U`, without ever forming `H^-1` or factoring
-twice: `dampen` hands on the L that has shown its strength to be enough. Cost: one m x m x tokens product per
+twice: `dampen` hands on the L that has shown its strength to be enough. Cost: half an m x m x tokens product per
 batch, then m^3 / 3 for Cholesky and m^3 / 3 for the triangular inverse, per linear.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sab.errors import SabError
 
+PANELS = 8  # in which a sum is computed: the product's upper half, which mirrors the lower, is left out but for 1/16
+LEAST_PANEL = 128
 RAMP = 10.0  # factor between two tries of the dampening
 LARGEST_STRENGTH = 100.0
 
@@ -25,7 +27,8 @@ LARGEST_STRENGTH = 100.0
 class HessianAccumulator:
     """Sums `x x^T` over batches; one per linear input and modality.
 
-    Splitting a batch differently changes the result by float32 rounding only.
+    Splitting a batch differently changes the result by float32 rounding only. Of the symmetric product only the
+    lower half is computed, in panels of rows: little more than half the work, and no second matrix of its size.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
@@ -41,12 +44,15 @@ class HessianAccumulator:
         rows = inputs.detach().reshape(-1, self.width).to(self._sum.device)  # [tokens, m]
         if not rows.shape[0]:
             return
-        if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
-            # half-precision operands, float32 sums and output: full tensor-core speed, no rounded H
-            self._sum += torch.mm(rows.T, rows, out_dtype=torch.float32)
-        else:
+        half = rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16)
+        if not half:
             rows = rows.float()  # on CPU a bf16 product would round its output to 8 bits
-            self._sum.addmm_(rows.T, rows)
+        for start, stop in self._panels():
+            panel = self._sum[start:stop, :stop]
+            if half:  # half-precision operands, float32 sums and output: full tensor-core speed, no rounded H
+                panel += torch.mm(rows[:, start:stop].T, rows[:, :stop], out_dtype=torch.float32)
+            else:
+                panel.addmm_(rows[:, start:stop].T, rows[:, :stop])
         self.tokens += rows.shape[0]
 
     def to(self, device: torch.device) -> "HessianAccumulator":
@@ -70,7 +76,15 @@ class HessianAccumulator:
     @property
     def hessian(self) -> Tensor:
         """`(2/N) sum x x^T`, `[m, m]` float32; zeros while no token was seen."""
-        return self._sum * (2.0 / self.tokens) if self.tokens else torch.zeros_like(self._sum)
+        full = self._sum * (2.0 / self.tokens) if self.tokens else torch.zeros_like(self._sum)
+        for start, stop in self._panels():
+            full[:start, start:stop] = full[start:stop, :start].T
+        return full
+
+    def _panels(self) -> Iterator[tuple[int, int]]:
+        size = max(LEAST_PANEL, -(-self.width // PANELS))
+        for start in range(0, self.width, size):
+            yield start, min(start + size, self.width)
 
 
 def combine(
