@@ -6,7 +6,7 @@ Compensation mixes the modalities, `H = (1 - beta) H_language + beta H_vision`. 
 inverse goes through one factorisation: with J the reversal of both axes, `J H J = L L^T` gives the upper
 factor of the inverse as `U = J L^-1 J`, so that `H^-1 = U^T U`, without ever forming `H^-1` or factoring
 twice: `dampen` hands on the L that has shown its strength to be enough. Cost: half an m x m x tokens product per
-batch, then m^3 / 3 for Cholesky and m^3 / 3 for the triangular inverse, per linear.
+batch, then m^3 / 3 for Cholesky and 2 m^3 / 3 for the triangular inverse, per linear.
 """
 
 import math
@@ -20,6 +20,7 @@ from sab.errors import SabError
 
 PANELS = 8  # in which a sum is computed: the product's upper half, which mirrors the lower, is left out but for 1/16
 LEAST_PANEL = 128
+LEAST_TRIANGLE = 256  # solved at once
 RAMP = 10.0  # factor between two tries of the dampening
 LARGEST_STRENGTH = 100.0
 
@@ -152,11 +153,26 @@ def dampen(hessian: Tensor, strength: float = 0.01) -> Damped:
 
 def inverse_factor(damped: Damped) -> Tensor:
     """Upper triangular `U` [m, m] with `H^-1 = U^T U` of the damped H. SabError if U leaves float32."""
-    identity = torch.eye(damped.lower.shape[0], dtype=damped.lower.dtype, device=damped.lower.device)
-    factor = torch.linalg.solve_triangular(damped.lower, identity, upper=False).flip(0, 1).contiguous()
+    inverse = torch.zeros_like(damped.lower)
+    _invert_triangle(damped.lower, inverse)
+    factor = inverse.flip(0, 1)
     if not bool(torch.isfinite(factor).all()):
         raise SabError("the inverse of the Hessian leaves float32: raise the damping")
     return factor
+
+
+def _invert_triangle(lower: Tensor, inverse: Tensor) -> None:
+    """Write the inverse of `lower` [m, m] into the zeros of `inverse` by halves: with [[A, 0], [B, C]] the corner is
+    -C^-1 B A^-1. Two thirds of the work of solving for the identity, and all of it in large products."""
+    size = lower.shape[0]
+    if size <= LEAST_TRIANGLE:
+        identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        inverse.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        return
+    half = size // 2
+    _invert_triangle(lower[:half, :half], inverse[:half, :half])
+    _invert_triangle(lower[half:, half:], inverse[half:, half:])
+    torch.mm(inverse[half:, half:], lower[half:, :half] @ inverse[:half, :half], out=inverse[half:, :half]).neg_()
 
 
 def input_sensitivity(hessian: Tensor, strength: float = 0.01) -> Tensor:

@@ -33,6 +33,18 @@ def test_splitting_a_batch_does_not_change_the_hessian(width: int, tokens: int, 
     torch.testing.assert_close(whole.hessian.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [128, 129, 300, 1031])
+def test_the_half_that_is_mirrored_is_that_of_the_whole_product(width: int) -> None:
+    """Sums are computed in panels of at least 128 rows, of which the last may be narrower."""
+    inputs = torch.randn(2, 100, width, generator=torch.Generator().manual_seed(width))
+    accumulator = HessianAccumulator(width)
+    for batch in inputs:
+        accumulator.add(batch)
+    found, flat = accumulator.hessian, inputs.flatten(0, 1).double()
+    assert torch.equal(found, found.T)
+    torch.testing.assert_close(found.double(), 2 / 200 * flat.T @ flat, rtol=1e-5, atol=1e-5)
+
+
 def test_no_tokens_is_a_zero_hessian() -> None:
     accumulator = HessianAccumulator(3)
     accumulator.add(torch.zeros(0, 3))
@@ -74,6 +86,15 @@ def test_factor_is_upper_and_squares_to_the_inverse(width: int, seed: int) -> No
     assert torch.equal(factor, factor.triu())
     product = factor.double().T @ factor.double() @ damped.hessian.double()
     torch.testing.assert_close(product, torch.eye(width, dtype=torch.float64), rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("width", [256, 257, 515, 1030])
+def test_wide_factors_are_put_together_from_halves(width: int) -> None:
+    damped = dampen(random_hessian(width, 0))
+    factor = inverse_factor(damped)
+    assert torch.equal(factor, factor.triu())
+    wanted = torch.linalg.inv(damped.lower.double()).flip(0, 1)
+    torch.testing.assert_close(factor.double(), wanted, rtol=0, atol=float(wanted.abs().max()) * 1e-4)
 
 
 def test_dampening_adds_its_share_of_the_mean_and_revives_dead_inputs() -> None:
