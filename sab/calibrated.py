@@ -37,7 +37,8 @@ Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, on
 class Calibrated:
     """What the full-precision `lvlm` does with `samples`. `limit` bounds the bytes of states and moments that are kept
     for other runs, beside one set of sensitivities of each kind; where they would be more, only the block that was
-    asked for last is kept, and blocks must be asked for in forward order and before their own weights are replaced."""
+    asked for last is kept, and blocks must be asked for in forward order and before their own weights are replaced.
+    `batches`: what enters the decoder, where it is known already; the samples are then not read."""
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class Calibrated:
         limit: float = 0,
         progress: Progress | None = None,
         fallback: Fallback = warn_of_host,
+        batches: list[Batch] | None = None,
     ) -> None:
         self.lvlm = lvlm
         self.samples = samples
         self.split = split
         self.maps: dict[tuple[str, float], Maps] = {}  # by kind of sensitivity and damping; `sequential` fills it
+        self._given = batches
         self._limit = limit
         self.progress = progress  # hears how far `batches` is
         self.fallback = fallback  # hears of sums that the host takes over
@@ -61,6 +64,8 @@ class Calibrated:
     @cached_property
     def batches(self) -> list[Batch]:
         """What enters the decoder."""
+        if self._given is not None:
+            return self._given
         return capture(self.lvlm, self.samples, self.split, progress=self.progress)
 
     @cached_property

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sab.cli_bench import add_benches
 from sab.cli_checkpoint import FORMS, add_checkpoint_commands, run_summary, write_checkpoint
+from sab.cli_estimate import dry_run
 from sab.cli_maps import add_map_commands
 from sab.errors import LostError, SabError
 from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense
@@ -81,7 +82,7 @@ def _parser() -> Parser:
     quantize.add_argument(
         "--recipe", type=Path, help="a run's recipe.json, instead of the options that describe a recipe"
     )
-    quantize.add_argument("--out", type=Path, required=True, help="directory of the run")
+    quantize.add_argument("--out", type=Path, help="directory of the run")
     quantize.add_argument("--resume", action="store_true", help="continue the run in --out")
     quantize.add_argument(
         "--stream",
@@ -95,7 +96,9 @@ def _parser() -> Parser:
         default="packed",
         help="checkpoint to write when done: packed (to --out/checkpoint), dense (to --out/dense) or none",
     )
-    quantize.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    quantize.add_argument(
+        "--dry-run", action="store_true", help="estimate bits, disk, memory and time from the configuration, and stop"
+    )
 
     evaluate = commands.add_parser("eval", help="accuracy, blank-picture control, perplexity and speed")
     evaluate.set_defaults(run=_evaluate)
@@ -238,7 +241,11 @@ def _quantize_with(options: argparse.Namespace, progress: Progress) -> dict[str,
 
     given = _given_recipe(options) if options.recipe else RecipeFile(_recipe(options, options.method), None)
     recipe = given.recipe
-    if distributed.leads() and (options.out / "recipe.json").exists() and not (options.resume or options.dry_run):
+    if options.dry_run:
+        return dry_run(options, recipe, progress)
+    if options.out is None:
+        raise SabError("--out is missing; name a directory for the run.")
+    if distributed.leads() and (options.out / "recipe.json").exists() and not options.resume:
         raise SabError(f"{options.out} holds a run already; add --resume to continue it, or name another one.")
     from sab import calibration
     from sab.sequential import chosen_linears, quantize
@@ -248,9 +255,6 @@ def _quantize_with(options: argparse.Namespace, progress: Progress) -> dict[str,
     if given.fingerprint not in (None, lvlm.fingerprint):
         raise SabError(f"{options.recipe} was made for other weights than those of {lvlm.source}; name their model.")
     names = chosen_linears(lvlm, recipe)
-    if options.dry_run:
-        weights = sum(lvlm.linears[name].weight.numel() for name in names)
-        return {"dry_run": True, "recipe": recipe.to_json(), "linears": len(names), "weights": weights}
     progress.say(f"{lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
     if lvlm.streamed is not None:
         progress.say("streamed: the weights stay in their files, one decoder block at a time is in memory")

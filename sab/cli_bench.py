@@ -13,10 +13,19 @@ from sab.terminal import Parser, Progress
 
 def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
     """Every bench with its options."""
-    pipeline = benches.add_parser("pipeline", help="search and fit of sab, batched and with one fit per candidate")
+    pipeline = benches.add_parser(
+        "pipeline", help="search and fit beside a plain loop; whole blocks beside a plain forward pass"
+    )
     pipeline.set_defaults(run=_pipeline)
     pipeline.add_argument("--size", type=int, default=4096, help="rows and columns of the weight")
     pipeline.add_argument("--blocks", type=int, default=2, help="blocks of 128 columns to time")
+    pipeline.add_argument(
+        "--shapes", default="embedded,1b", help="decoders to run whole, comma-separated: embedded, 1b, 7b; or none"
+    )
+    pipeline.add_argument("--method", default="sab", help="by which decoder blocks are binarized")
+    pipeline.add_argument("--stack-blocks", type=int, default=2, help="decoder blocks of the random stacks")
+    pipeline.add_argument("--tokens", type=int, help="of each modality in a random stack; what is advised if left out")
+    pipeline.add_argument("--device", help="of the decoders: cpu, cuda, cuda:1 …")
 
     page = benches.add_parser("ui", help="tiles, counts and frames of the page's Explore tab")
     page.set_defaults(run=_ui)
@@ -51,13 +60,44 @@ def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
 
 def _pipeline(options: argparse.Namespace) -> dict[str, Any]:
     from sab import bench
+    from sab.bench_stack import SHAPES, stack
 
     progress = Progress()
+    shapes = [] if options.shapes == "none" else [shape.strip() for shape in options.shapes.split(",")]
+    unknown = [shape for shape in shapes if shape not in SHAPES]
+    if unknown:
+        raise SabError(f"--shapes names {unknown[0]!r}; choose from {', '.join(SHAPES)}, or none.")
     found = bench.pipeline(options.size, options.blocks, progress=progress)
     for name, seconds in found["seconds_per_block"].items():
         progress.say(f"{name:8s} {seconds:8.3f} s per block of {options.size} rows, loss {found['losses'][name]:.6f}")
     progress.say(f"{found['ratio']:.1f} times as fast, on {found['threads']} threads")
-    return found
+    stacks = []
+    for shape in shapes:
+        measured = stack(shape, options.method, options.stack_blocks, options.tokens, options.device, progress=progress)
+        progress.end()
+        _say_stack(progress, measured)
+        stacks.append(measured)
+    return found | {"stacks": stacks}
+
+
+def _say_stack(progress: Progress, measured: dict[str, Any]) -> None:
+    tokens = ", ".join(f"{number:,} {name}" for name, number in measured["tokens"].items())
+    progress.say(
+        f"{measured['shape']}: {measured['blocks']} of {measured['layers_of_the_model']} decoder blocks by "
+        f"{measured['method']} on {measured['device']} ({measured['dtype']}, {measured['threads']} threads), "
+        f"{tokens} tokens"
+    )
+    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in measured["stages_seconds_per_block"].items())
+    peaks = [measured[key] for key in ("pipeline_peak_bytes", "forward_peak_bytes")]
+    memory = "" if None in peaks else f"; peak {peaks[0] / 1e6:,.0f} MB beside {peaks[1] / 1e6:,.0f}"
+    progress.say(
+        f"  {measured['pipeline_seconds_per_block']:.2f} s per block ({stages}), a forward pass "
+        f"{measured['forward_seconds_per_block']:.2f}: {measured['ratio']:.1f} times{memory}"
+    )
+    progress.say(
+        f"  all {measured['layers_of_the_model']} blocks at this pace: "
+        f"{measured['pipeline_seconds_of_all_blocks'] / 60:.1f} min"
+    )
 
 
 def _chat(options: argparse.Namespace) -> dict[str, Any]:

@@ -440,7 +440,57 @@ def load(
     (cross-attention, encoder-decoder).
     """
     source = str(path_or_id or DEMO_MODEL)
-    chosen_device = _device(device)
+    place = chosen_device(device)
+    config = _configuration(source, revision)
+    precision = chosen_dtype(config.dtype if dtype == "auto" else dtype, place)
+    processor = load_processor(source, config, revision)
+    if getattr(config, "quantization_config", None):
+        streamed = False  # it is small, and its linears are computed on as they are stored
+    if streamed is None:
+        streamed = weight_bytes(on_meta(config, precision)) > ROOM * free_memory(place)
+    if streamed:
+        model, weights = open_streamed(config, source, revision, precision, place)
+        return wrap(model, processor, source, weights)
+    model, loading = read_from(
+        source,
+        transformers.AutoModelForImageTextToText.from_pretrained,
+        source,
+        revision=revision,
+        dtype=precision,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise SabError(
+            f"The checkpoint {source} is incomplete: {len(missing)} weights are missing, "
+            f"among them {missing[0]}; download it again."
+        )
+    model.eval().requires_grad_(False)
+    return wrap(model.to(place), processor, source)
+
+
+def outline(
+    path_or_id: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> LVLM:
+    """What `load` would give, without its weights: nothing but the configuration and the processor is read, and
+    parameters have shapes and no memory. It has no fingerprint. Raises SabError as `load` does."""
+    source = str(path_or_id or DEMO_MODEL)
+    place = chosen_device(device)
+    config = _configuration(source, revision)
+    precision = chosen_dtype(config.dtype if dtype == "auto" else dtype, place)
+    found = wrap(on_meta(config, precision), load_processor(source, config, revision), source)
+    found.device = place
+    return found
+
+
+def _configuration(source: str, revision: str | None) -> Any:
+    """The configuration of a supported model. SabError in one sentence for any other."""
     if not Path(source).exists() and not HUB_ID.fullmatch(source):
         raise SabError(
             f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
@@ -458,34 +508,7 @@ def load(
             "choose one with a decoder that reads picture tokens, such as Qwen2.5-VL."
         )
     _check_family(config, source)
-    chosen_dtype = _dtype(config.dtype if dtype == "auto" else dtype, chosen_device)
-    processor = load_processor(source, config, revision)
-    if getattr(config, "quantization_config", None):
-        streamed = False  # it is small, and its linears are computed on as they are stored
-    if streamed is None:
-        streamed = weight_bytes(on_meta(config, chosen_dtype)) > ROOM * free_memory(chosen_device)
-    if streamed:
-        model, weights = open_streamed(config, source, revision, chosen_dtype, chosen_device)
-        return wrap(model, processor, source, weights)
-    model, loading = read_from(
-        source,
-        transformers.AutoModelForImageTextToText.from_pretrained,
-        source,
-        revision=revision,
-        dtype=chosen_dtype,
-        attn_implementation="sdpa",
-        trust_remote_code=False,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise SabError(
-            f"The checkpoint {source} is incomplete: {len(missing)} weights are missing, "
-            f"among them {missing[0]}; download it again."
-        )
-    model.eval().requires_grad_(False)
-    return wrap(model.to(chosen_device), processor, source)
+    return config
 
 
 def _check_depth(values: Any, source: str) -> None:
@@ -522,8 +545,8 @@ def _without_picture_tokens(config: Any, source: str) -> SabError:
 
 
 def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = None) -> LVLM:
-    """An LVLM around a model and a processor that are already in memory, or whose weights are `streamed`. SabError
-    where it is unsupported."""
+    """An LVLM around a model and a processor that are already in memory, or whose weights are `streamed`, or that has
+    none (on the meta device, for estimates). SabError where it is unsupported."""
     config = model.config
     decoder = model.get_decoder()
     blocks = getattr(decoder, "layers", None)
@@ -535,6 +558,7 @@ def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = No
     names = {id(module): name for name, module in modules.items()}
     info = _linear_info(modules, names[id(blocks)], names.get(id(model.get_encoder(modality="image")), ""))
     linears = {entry.name: modules[entry.name] for entry in info}
+    without_weights = streamed is None and next(model.parameters()).is_meta
     return LVLM(
         model=model,
         processor=processor,
@@ -544,7 +568,7 @@ def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = No
         info={entry.name: entry for entry in info},
         device=streamed.device if streamed is not None else next(model.parameters()).device,
         image_token_id=image_token_id,
-        fingerprint=fingerprint(config, linears.items(), streamed),
+        fingerprint="" if without_weights else fingerprint(config, linears.items(), streamed),
         streamed=streamed,
     )
 
@@ -598,7 +622,8 @@ def _linear_info(modules: dict[str, nn.Module], blocks: str, vision: str) -> lis
     return [entry for part in PARTS for entry in found[part]]
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device that a name means; without one CUDA if there is any. SabError for one that cannot be used."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -611,7 +636,8 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+def chosen_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype that a name means; without one bfloat16 on CUDA, else float32. SabError for any that is no float."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

@@ -162,7 +162,7 @@ def quantize(
             if not (yield from work.block(inside, collect, refine)):
                 return
             if index < last:
-                tell(f"block {index + 1}", work.clock.share)
+                tell(f"block {index}, binarized", work.clock.share)
                 behind = through_block(lvlm, index, entered, [])[1]
     if run is not None:
         _finish(run)
@@ -204,6 +204,8 @@ class _Work:
         waiting = [name for name in inside if name not in self.finished]
         # kept aside until the block is fitted: a continued run must collect on the original weights too
         dense = {name: self._stored(name).dense() for name in inside if name in self.finished}
+        if waiting:
+            self.tell(f"block {self.lvlm.info[waiting[0]].block}, Hessians", self.clock.share)
         moments = collect(waiting) if waiting else {}
         fits: dict[str, tuple[LinearCodes, LinearReport]] = {}
         for codes, weight, report in self._fits(waiting, moments):

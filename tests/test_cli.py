@@ -97,7 +97,7 @@ def test_literature_and_parts_are_ordinary_fields_of_the_recipe(
 
 
 def test_bench_pipeline_times_both_and_they_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    code, result, err = _call(capsys, "bench", "pipeline", "--size", "128", "--blocks", "1")
+    code, result, err = _call(capsys, "bench", "pipeline", "--size", "128", "--blocks", "1", "--shapes", "none")
     assert code == 0
     assert set(result["seconds_per_block"]) == {"batched", "plain"}
     assert result["ratio"] == pytest.approx(
@@ -111,7 +111,7 @@ def test_bench_does_not_compare_what_differs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(bench.CONTENDERS, "plain", lambda weight, context: 0.9 * weight)
-    code, _, err = _call(capsys, "bench", "pipeline", "--size", "128", "--blocks", "1")
+    code, _, err = _call(capsys, "bench", "pipeline", "--size", "128", "--blocks", "1", "--shapes", "none")
     assert code == 2
     assert "a defect" in err
 
@@ -169,6 +169,8 @@ def test_chat_streams_and_sums_up(capsys: pytest.CaptureFixture[str], run: Path,
         ["bench"],
         ["bench", "dance"],
         ["bench", "pipeline", "--size", "100"],
+        ["bench", "pipeline", "--shapes", "13b"],
+        ["quantize", MODEL],
         ["bench", "pipeline", "--size", "256", "--blocks", "3"],
         ["inspect", "no-run-here"],
         ["chat", MODEL, "--prompt", ""],

@@ -148,6 +148,24 @@ def published(rows: int) -> Layout:
     return Layout(bitmap=True, salient=None, row_step=None, column_scale=rows >= COLUMN_SCALE_ROWS, residual=True)
 
 
+def affordable(shape: tuple[int, int], block_size: int, bits: float) -> tuple[bool, int, bool]:
+    """What `bits` a weight [n, m] have room for beside signs and int8 row scales: whether the group bitmap, how many
+    salient columns, and whether column scales (which cost little in a tall layer)."""
+    rows, width = shape
+    column_scale = rows >= COLUMN_SCALE_ROWS
+    blocks = -(-width // block_size)
+    fixed = 16 * rows + width + (16 * width if column_scale else 0)  # row steps, salient index, column scales
+
+    def room(groups: int, salient: bool) -> float:
+        """Bits left for second signs."""
+        scales = 8 * rows * blocks * groups * (3 if salient else 1)
+        return bits * rows * width - fixed - groups * rows * blocks * block_size - scales
+
+    bitmap = room(2, False) >= 0
+    count = min(width, 8 * int(room(1 + bitmap, True) // (8 * rows)))  # a row's second signs fill whole bytes
+    return bitmap, max(0, count), column_scale
+
+
 def plan(
     weight: Tensor, inverse_factor: Tensor, *, block_size: int = 128, bits: float | None = None, **_: object
 ) -> Layout:
@@ -162,18 +180,8 @@ def plan(
     rows, width = weight.shape
     if bits is None:
         return published(rows)
-    column_scale = rows >= COLUMN_SCALE_ROWS
-    blocks = -(-width // block_size)
-    fixed = 16 * rows + width + (16 * width if column_scale else 0)  # row steps, salient index, column scales
-
-    def room(groups: int, salient: bool) -> float:
-        """Bits left for second signs."""
-        scales = 8 * rows * blocks * groups * (3 if salient else 1)
-        return bits * rows * width - fixed - groups * rows * blocks * block_size - scales
-
-    bitmap = room(2, False) >= 0
+    bitmap, count, column_scale = affordable((rows, width), block_size, bits)
     chosen = torch.zeros(width, dtype=torch.bool, device=weight.device)
-    count = min(width, 8 * int(room(1 + bitmap, True) // (8 * rows)))  # a row's second signs fill whole bytes
     if count > 0:
         costs = []
         for start in range(0, width, block_size):
