@@ -33,6 +33,7 @@ from sab.packed import PackedLinear, Stored, packed_linears
 
 METHOD = "sab"
 CHECKSUM = "crc32"
+INITIALIZED = "_is_hf_initialized"  # transformers' own mark of modules that it leaves alone after loading
 OWN = ("shape", "salient", "kept", CHECKSUM)  # said of each linear, even where all have the same
 
 
@@ -171,6 +172,9 @@ def replace_linears(model: nn.Module, config: SabConfig) -> None:
         replacements[name] = PackedLinear((empty, metadata), linear.bias, device="meta", dtype=dtype)
     for name, replacement in replacements.items():
         model.set_submodule(name, replacement.eval())
+        owner = model.get_submodule(name.rpartition(".")[0])
+        for module in (owner, replacement):  # some models start the weights of a module's linears from the module
+            setattr(module, INITIALIZED, True)
 
 
 def stored_sizes(files: Sequence[str]) -> Iterator[tuple[str, str, int, int]]:

@@ -24,6 +24,7 @@ from sab.errors import SabError
 from sab.evaluate import greedy
 from sab.models import LVLM
 from sab.packed import packed_linears
+from sab.parts import PARTS
 from sab.runs import Recipe, Run
 from sab.sequential import quantize
 from sab.significance import significance_map
@@ -208,6 +209,21 @@ def test_a_dense_export_needs_nothing_of_ours(name: str, tmp_path: Path) -> None
     state, expected = lvlm.model.state_dict(), entry.dense.model.state_dict()
     assert set(state) == set(expected)
     assert all(torch.equal(values, expected[key]) for key, values in state.items())
+
+
+@every_family
+def test_tower_and_projector_are_packed_as_well(name: str, tmp_path: Path) -> None:
+    lvlm = model(name)
+    parts = tuple(part for part in PARTS if any(entry.part == part for entry in lvlm.info.values()))
+    assert parts == (PARTS if name != "gemma3" else ("vision", "decoder"))  # its projector is no linear
+    with pytest.warns(UserWarning, match="tokens calibrate"):
+        for _ in quantize(lvlm, Recipe(method="xnor", parts=parts), tmp_path / "run", samples=dialogues(3)):
+            pass
+    run = Run.open(tmp_path / "run")
+    export(lvlm, run, tmp_path / "packed")
+    packed = models.load(tmp_path / "packed", device="cpu")
+    assert set(packed_linears(packed.model)) == set(run.names) == set(lvlm.linears)
+    assert generated(packed, "What is here?", picture(1)) == generated(lvlm, "What is here?", picture(1))
 
 
 def _mixture() -> Any:
