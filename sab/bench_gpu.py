@@ -59,7 +59,7 @@ class Sizes:
     walk_rows: int = 3584
 
 
-TOY = Sizes(((40, 256),), (1, 3), (1, 3), ((3, 256),), ("gptq3", "sab"), 0, 2)
+TOY = Sizes(((24, 140),), (1, 3), (1, 3), ((3, 140),), ("gptq3", "sab"), 0, 2)
 
 
 @torch.no_grad()

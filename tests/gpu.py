@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = ["-m", "not slow"]
     if options.toy:
         environment |= {"TRITON_INTERPRET": "1", "SAB_KERNEL": "triton"}
-        chosen = ["-m", "gpu"]  # which are skipped, one by one
+        chosen = ["-m", "gpu"]  # which skip, one by one
     # on the way to stderr, as stdout ends in one JSON object
     command = [sys.executable, "-m", "pytest", *TESTS, *chosen]
     tests = subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr)

@@ -61,23 +61,24 @@ def compile_for(
 
 
 def main() -> None:
-    """Compiles every kernel for every architecture, in some formats and with sizes of 1, which Triton takes apart."""
+    """Compiles the kernels for every architecture, in some formats and with sizes of 1, which Triton takes apart."""
     from sab.binarizers import walk
     from sab.kernels import gpu_linear
 
     types = {name: kind for kind, names in POINTERS.items() for name in names}
     ones = dict.fromkeys(("n", "blocks", "count"), 1)
-    for architecture in ARCHITECTURES:
-        for name, known in FORMATS.items() if architecture == ARCHITECTURES[-1] else [("sab", FORMATS["sab"])]:
-            for kernel in (gpu_linear.decode, gpu_linear.few):
-                chosen = kernel.configs[1]  # with splits
-                for sizes in ({}, ones) if name == "sab" and architecture == ARCHITECTURES[-1] else ({},):
-                    constants = USUAL | known | chosen.kwargs | sizes | {"EMULATED": False}
-                    assert compile_for(architecture, kernel.fn, types, constants, chosen.num_warps)["cubin"]
+    decode, few = gpu_linear.decode, gpu_linear.few
+    cases = [(architecture, "sab", kernel, {}) for architecture in ARCHITECTURES for kernel in (decode, few)]
+    latest = ARCHITECTURES[-1]
+    cases += [(latest, "sab", decode, ones), (latest, "billm", few, {}), (latest, "gptq3", decode, {})]
+    for architecture, name, kernel, sizes in cases:
+        chosen = kernel.configs[1]  # with splits
+        constants = USUAL | FORMATS[name] | chosen.kwargs | sizes | {"EMULATED": False}
+        assert compile_for(architecture, kernel.fn, types, constants, chosen.num_warps)["cubin"]
     types = {name: kind for kind, names in WALK.items() for name in names}
     for kind, size in ((walk.KEPT, 255), (walk.SUMS, 2)):
         constants = {"KIND": kind, "SIZE": size, "WIDTH": 128, "ROWS": 4}
-        compiled = compile_for(ARCHITECTURES[-1], walk._settle, types, constants, 1, enable_fp_fusion=False)
+        compiled = compile_for(latest, walk._settle, types, constants, 1, enable_fp_fusion=False)
         assert compiled["cubin"]
         assert "fma.rn.f32" not in compiled["ptx"], "multiply and subtract must round one by one, as in torch"
     print("compiled")
