@@ -42,7 +42,7 @@ from sab.capture import Batch, picture_batches
 from sab.compensate import FactoredHessian, FitSettings, LinearFit, factor_hessian, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import combine
-from sab.memory import Fallback, warn_of_host, with_host
+from sab.memory import HOST, Fallback, warn_of_host, with_host
 from sab.models import LVLM, fingerprint
 from sab.packing import count_bits, pack, unpack
 from sab.refine import Refinement, refine_block
@@ -72,9 +72,10 @@ def quantize(
     a `run_dir`; it holds one decoder block at a time, and afterwards reads what is binarized from the run.
 
     A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
-    `stop` ends the loop between two linears: what is done is kept and can be continued. `samples` replace those
-    of the recipe's source, `sensitivities` (from `maps`, same samples) save computing them again, and so does
-    `calibrated`, of the full-precision model with this recipe's samples and split (it then stands for `samples` too);
+    `stop` ends the loop between two linears, or while samples and sensitivities are prepared: what is done is kept and
+    can be continued. `samples` replace those of the recipe's source, `sensitivities` (of `sensitivities.maps`, same
+    samples) save computing them again, and so does `calibrated`, of the full-precision model with this recipe's samples
+    and split (it then stands for `samples` too);
     `progress(stage, fraction)` hears about the work between reports. Of several processes (distributed.py) the one that
     leads writes the run, and the others take part with the same arguments. Raises SabError for an invalid recipe, a
     foreign or damaged directory, a full disk, and weights or activations that are not finite.
@@ -103,7 +104,7 @@ def quantize(
             if not run.finished:  # it ended between its last linear and its manifest
                 _finish(run)
         return
-    tell("calibration samples", 0.0)
+    prepare = partial(_tell_unless_stopped, stop, tell)
     known = calibrated
     if known is None:
         chosen = (
@@ -111,7 +112,7 @@ def quantize(
             if samples is not None
             else calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
         )
-        known = Calibrated(lvlm, chosen, recipe.split, progress=tell, fallback=fallback)
+        known = Calibrated(lvlm, chosen, recipe.split, progress=prepare, fallback=fallback)
     drawn = calibration.as_set(known.samples)
     distributed.check_alike("calibration samples", drawn.fingerprint)
     if run is not None:
@@ -120,15 +121,21 @@ def quantize(
     outside = [name for name in names if name not in decoder]
     given = {recipe.sensitivity: dict(sensitivities)} if sensitivities is not None else {}
     found: Maps = {}
-    if decoder:
-        tokens: dict[str, int] = {}
-        for modality in ("language", "vision"):
-            own = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
-            tokens[f"tokens_{modality}"] = distributed.total_count(own)
-            _warn_of_few_tokens(lvlm, decoder, modality, tokens[f"tokens_{modality}"])
+    try:
+        prepare("calibration samples", 0.0)
+        if decoder:
+            tokens: dict[str, int] = {}
+            for modality in ("language", "vision"):
+                own = sum(int(getattr(batch, modality).sum()) for batch in known.batches)
+                tokens[f"tokens_{modality}"] = distributed.total_count(own)
+                _warn_of_few_tokens(lvlm, decoder, modality, tokens[f"tokens_{modality}"])
+            if run is not None:
+                runs.settle_calibration(run, drawn, **tokens)
+            found = _all_maps(known, recipe, run, run_dir is not None, decoder, given, prepare)
+    except _Stopped:
         if run is not None:
-            runs.settle_calibration(run, drawn, **tokens)
-        found = _all_maps(known, recipe, run, run_dir is not None, decoder, given, tell)
+            runs.log_event(run, "stopped", done=len(finished), total=len(names))
+        return
     if run is not None:
         runs.log_event(run, "started", done=len(finished), total=len(names))
     work = _Work(lvlm, recipe, run, dict(finished), found, _Clock(lvlm, names, finished), stop, tell, fallback)
@@ -168,6 +175,16 @@ def quantize(
         _finish(run)
         if lvlm.streamed is not None:
             run.apply(lvlm)
+
+
+class _Stopped(Exception):
+    """The work was to end before the first linear was fitted."""
+
+
+def _tell_unless_stopped(stop: threading.Event | None, tell: Progress, stage: str, share: float) -> None:
+    if stop is not None and stop.is_set():
+        raise _Stopped
+    tell(stage, share)
 
 
 def _finish(run: Run) -> None:
@@ -408,10 +425,11 @@ def _finished(lvlm: LVLM, run: Run | None, names: Sequence[str], together: bool)
 def _compensation_hessian(
     recipe: Recipe, moments: Moments, sensitivity: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> Tensor:
-    """H [m, m] of a language and a vision accumulator on a device, mixed by the recipe's beta in the decoder."""
-    language, vision = (group.to(device) for group in moments[:2])
+    """H [m, m] of a language and a vision accumulator on a device, mixed by the recipe's beta in the decoder; mixed
+    where the sums are, so that the device holds one matrix of those of a streamed model."""
+    language, vision = (group.to(HOST) if device == HOST else group for group in moments[:2])
     beta = recipe.beta if sensitivity is not None else None
-    return combine(language.hessian, vision.hessian, language.tokens, vision.tokens, beta)
+    return combine(language.hessian, vision.hessian, language.tokens, vision.tokens, beta).to(device)
 
 
 def _fit(

@@ -100,6 +100,25 @@ def test_a_stop_keeps_what_is_done_and_can_be_continued(whole: Path, tmp_path: P
     assert _files(tmp_path / "run") == _files(whole)
 
 
+@pytest.mark.parametrize("stage", ["calibration samples", "input sensitivities"])
+def test_a_stop_is_heard_before_the_first_linear(whole: Path, tmp_path: Path, stage: str) -> None:
+    stop = threading.Event()
+    heard: list[str] = []
+
+    def hear(now: str, share: float) -> None:
+        heard.append(now)
+        if now == stage:
+            stop.set()
+
+    assert not list(_quantize(tmp_path / "run", stop=stop, progress=hear))
+    assert heard[-1] == stage
+    assert heard.count(stage) == 1
+    log = (tmp_path / "run" / "events.jsonl").read_text()
+    assert '"stopped"' in log
+    list(_quantize(tmp_path / "run"))
+    assert _files(tmp_path / "run") == _files(whole)
+
+
 def test_a_finished_run_is_only_read_again(whole: Path) -> None:
     before = (whole / "manifest.json").read_bytes()
     lvlm = tiny()
