@@ -1,9 +1,9 @@
 """SAB Lens: significance-aware binarization of vision-language models.
 
-`sab.load(path_or_id)` and `sab.quantize(lvlm, recipe, run_dir)` are the front door; the steps behind them are
-one file each (see DESIGN.md). Both are looked up on first use, so that `import sab.significance` and the
-command line's help do not wait for transformers. After `import sab`, `from_pretrained` of transformers reads packed
-checkpoints (`registration`).
+`sab.load(path_or_id)`, `sab.quantize(lvlm, recipe, run_dir)` and `sab.export(lvlm, run, folder)` are the front door;
+the steps behind them are one file each (see DESIGN.md). They are looked up on first use, so that
+`import sab.significance` and the command line's help do not wait for transformers. After `import sab`,
+`from_pretrained` of transformers reads packed checkpoints (`registration`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from sab.errors import SabError
 from sab.registration import register
 
 if TYPE_CHECKING:
+    from sab.checkpoint import export
     from sab.models import LVLM, load
     from sab.runs import Recipe, Run
     from sab.sequential import quantize
 
 __version__ = "0.1.0"
-__all__ = ["LVLM", "Recipe", "Run", "SabError", "load", "quantize"]
+__all__ = ["LVLM", "Recipe", "Run", "SabError", "export", "load", "quantize"]
 
 _HOMES = {
     "LVLM": "sab.models",
     "Recipe": "sab.runs",
     "Run": "sab.runs",
+    "export": "sab.checkpoint",
     "load": "sab.models",
     "quantize": "sab.sequential",
 }

@@ -17,6 +17,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -118,20 +119,23 @@ class SabQuantizer(HfQuantizer):
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        for name, linear in packed_linears(model).items():
-            stored = linear.stored()
-            if any(values.is_meta for values in stored.values()):
-                continue  # left on disk by the device map: nothing can be read here
-            try:
-                check(stored, linear.metadata)
-            except SabError as refusal:
-                raise SabError(f"{name}: {str(refusal).removesuffix(': write it again')}; get it again.") from refusal
-            if checksum(stored) != self.quantization_config.metadata(name).get(CHECKSUM):
-                raise SabError(
-                    f"{name} is missing from the checkpoint or damaged (its checksum differs); get it again."
-                )
-            linear.arrange()
+        packed = packed_linears(model)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # minutes for billions of weights, one after another
+            list(pool.map(self._finish, packed, packed.values()))
         return model.requires_grad_(False)  # a pass that asks for gradients would stop at the first packed linear
+
+    def _finish(self, name: str, linear: PackedLinear) -> None:
+        """Check what was read of a linear and put it in the order of the kernel."""
+        stored = linear.stored()
+        if any(values.is_meta for values in stored.values()):
+            return  # left on disk by the device map: nothing can be read here
+        try:
+            check(stored, linear.metadata)
+        except SabError as refusal:
+            raise SabError(f"{name}: {str(refusal).removesuffix(': write it again')}; get it again.") from refusal
+        if checksum(stored) != self.quantization_config.metadata(name).get(CHECKSUM):
+            raise SabError(f"{name} is missing from the checkpoint or damaged (its checksum differs); get it again.")
+        linear.arrange()
 
     def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         for name, linear in packed_linears(model).items():
