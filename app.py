@@ -1,4 +1,4 @@
-"""Start the page: `python app.py [--model ID_OR_DIR] [--runs DIR] [--host H] [--port P]`."""
+"""Start the page: `python app.py [--model ID_OR_DIR] [--runs DIR] [--allow-model ID] [--host H] [--port P]`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="See which weights of a vision-language model serve vision, language or both.",
     )
     parser.add_argument("--model", default=None, help="a Hugging Face id or a directory (default: embedded)")
+    parser.add_argument(
+        "--allow-model",
+        action="append",
+        default=[name for name in os.environ.get("SAB_ALLOW_MODELS", "").split(",") if name.strip()],
+        metavar="ID_OR_DIR",
+        help="a further model that visitors may open; may be repeated, or given as SAB_ALLOW_MODELS with commas",
+    )
+    parser.add_argument(
+        "--any-model",
+        action="store_true",
+        help="visitors may open any model; so it is anyway where only this machine reaches the page",
+    )
     parser.add_argument("--runs", type=Path, action="append", default=[], help="a directory of your own runs")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
@@ -27,17 +39,24 @@ def main(arguments: list[str]) -> int:
     """Serve until interrupted; wrong input gives one sentence and exit code 2."""
     options = parse(arguments)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its downloads run in threads that hear of no stop
     from viz.pages import shell
+    from viz.pages.offers import Offers, canonical, is_local
+    from viz.pages.site import Site
     from viz.pages.store import Store
 
+    local = is_local(options.host, os.environ.get("SPACE_ID")) and not options.any_model
+    model = canonical(options.model) if options.model is not None else None
+    allowed = tuple(name.strip() for name in options.allow_model)
     try:
-        store = Store(options.model, options.runs)
-        blocks = shell.page(store)
-        blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+        store = Store(model, options.runs)
+        site = Site(store, Offers(model, allowed, local or options.any_model, local), options.runs)
+        blocks = site.blocks(store)
         _, url, _ = blocks.launch(
             server_name=options.host,
             server_port=options.port,
             prevent_thread_lock=True,
+            app_kwargs={"routes": [site.mount()]},
             **shell.launch_options(),
         )
     except (SabError, OSError) as error:

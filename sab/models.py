@@ -441,7 +441,7 @@ def load(
     """
     source = str(path_or_id or DEMO_MODEL)
     place = chosen_device(device)
-    config = _configuration(source, revision)
+    config = configuration(source, revision)
     precision = chosen_dtype(config.dtype if dtype == "auto" else dtype, place)
     processor = load_processor(source, config, revision)
     if getattr(config, "quantization_config", None):
@@ -482,15 +482,16 @@ def outline(
     parameters have shapes and no memory. It has no fingerprint. Raises SabError as `load` does."""
     source = str(path_or_id or DEMO_MODEL)
     place = chosen_device(device)
-    config = _configuration(source, revision)
+    config = configuration(source, revision)
     precision = chosen_dtype(config.dtype if dtype == "auto" else dtype, place)
     found = wrap(on_meta(config, precision), load_processor(source, config, revision), source)
     found.device = place
     return found
 
 
-def _configuration(source: str, revision: str | None) -> Any:
-    """The configuration of a supported model. SabError in one sentence for any other."""
+def configuration(source: str, revision: str | None = None) -> Any:
+    """The configuration of a model that `load` takes, before a weight is read. SabError in one sentence for any
+    other."""
     if not Path(source).exists() and not HUB_ID.fullmatch(source):
         raise SabError(
             f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."

@@ -26,8 +26,9 @@ from sab.runs import Recipe
 from sab.significance import PARTITION_NAMES, Thresholds, significance_map
 from tests.test_packing import codes_of
 from viz.downsample import decode, encode
+from viz.pages.bounded import Bounded
 from viz.pages.explore import ExploreData, answer
-from viz.pages.store import Bounded, Selection, Store
+from viz.pages.store import Selection, Store
 from viz.pages.stored import stored_form
 
 NAME = "model.layers.0.q_proj"
@@ -35,6 +36,8 @@ NAME = "model.layers.0.q_proj"
 
 class Bench:
     """A stand-in for the store: one run of one linear of 96 × 80 with made-up input sensitivities."""
+
+    kept = Bounded
 
     def __init__(self, seed: int = 0, shape: tuple[int, int] = (96, 80)) -> None:
         draw = torch.Generator().manual_seed(seed)

@@ -22,7 +22,7 @@ LINEAR, OTHER = "layers.0.q_proj", "layers.1.q_proj"
 class Shelf:
     """A store with three runs: a whole one, and one of each of two linears."""
 
-    model = None
+    model = place = None
 
     def __init__(self, tmp_path: Any) -> None:
         self.new_runs = tmp_path

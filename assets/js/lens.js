@@ -154,6 +154,9 @@
       requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
     },
 
+    /** Show the dialog that leads to other models; set where there is one. */
+    chooseModel: null,
+
     mountHeader,
   };
   document.addEventListener("sab:ask", (event) => { lens.asked = event.detail; }, { capture: true });
@@ -228,7 +231,8 @@
     const root = element.querySelector(".sab-header");
     const mark = make("span", { class: "sab-mark" });
     mark.innerHTML = MARK;
-    const model = make("span", { class: "sab-model" });
+    const model = make("button", { type: "button", class: "sab-model", title: "Open another model (m)",
+      "aria-haspopup": "dialog", onclick: () => { if (lens.chooseModel) lens.chooseModel(); } });
     const choose = make("select", { id: "sab-run", "aria-label": "Run", onchange: () => lens.update({ run: choose.value }, { push: true }) });
     const facts = make("dl", { class: "sab-facts" });
     const link = make("input", { id: "sab-link", readonly: true, "aria-label": "Link to this view", onfocus: () => link.select() });

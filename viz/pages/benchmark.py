@@ -29,22 +29,30 @@ from viz.pages.scores import (
 )
 from viz.pages.shared import Shared
 from viz.pages.signal import selection_signal, signalled
-from viz.pages.store import Bounded, Store
+from viz.pages.store import Store
 from viz.pages.table import table
 
 WHAT_COUNTS = (
     "Each answer is greedy and must be exactly right. The brackets are 95 % intervals: two rows whose "
     "intervals overlap widely have not been told apart. *Blank picture* asks the visual questions over a grey picture: "
-    "what is still right there needed no picture. These are figures of a small model on its own generated world; "
-    "**they do not predict what a 7B model does**, and no row here can be compared with a row of the paper."
+    "what is still right there needed no picture. "
+)
+OWN_WORLD = (
+    "These are figures of a small model on its own generated world; **they do not predict what a 7B model does**, and "
+    "no row here can be compared with a row of the paper."
+)
+OTHER_WORLD = (
+    "The questions are those of the embedded model's generated world, in its own short wordings, which this model was "
+    "not trained on: **read how far a run falls below full precision, not how high either stands.** No row here can be "
+    "compared with a row of the paper."
 )
 
 
 def build(store: Store, shared: Shared) -> None:
     """Fill the tab."""
-    counted = Bounded(32)
+    counted = store.kept(32)
 
-    gr.Markdown(WHAT_COUNTS, elem_id="benchmark-note")
+    gr.Markdown(WHAT_COUNTS + (OWN_WORLD if store.is_embedded else OTHER_WORLD), elem_id="benchmark-note")
     with gr.Column(visible=False, elem_id="comparison") as section:
         title = gr.Markdown(elem_id="comparison-heading")
         ranked = table("comparison-table")

@@ -82,6 +82,8 @@ def build(store: Store, shared: Shared) -> None:
         looks = recipe_form.shown_for(recipe.method, False)
         looks["method"]["choices"] = [(each.label, name) for name, each in METHODS.items()]
         values = {name: getattr(recipe, name) for name in ("method", "iterations", "samples", "seed")}
+        if not store.is_embedded:  # questions of another world, and a large model needs hours for them
+            values["questions"] = 0
         return form.show(values, looks)
 
     def choose_method(method: object, budget: object) -> dict[Any, Any]:
@@ -129,7 +131,7 @@ def build(store: Store, shared: Shared) -> None:
         from sab import runs as run_directories
 
         directory = run_directories.fresh_directory(store.new_runs, recipe.method)
-        job = jobs.submit(Task(store.model, str(directory), recipe, questions), label)
+        job = jobs.submit(Task(store.place, str(directory), recipe, questions), label)
         return {said: "", mine: job.id, beside: compare_with, stop: gr.Button(interactive=True)}
 
     def begin(*values: Any) -> dict[Any, Any]:
@@ -175,7 +177,7 @@ def build(store: Store, shared: Shared) -> None:
             run = store.run(selection.run)
             if run.finished:
                 raise SabError(f"“{run.name}” is finished; only a stopped run can be resumed.")
-            task = Task(store.model, str(run.directory), run.recipe, checked_questions(asked))
+            task = Task(store.place, str(run.directory), run.recipe, checked_questions(asked))
             job = jobs.submit(task, run.name)
         except SabError as error:
             return {said: str(error)}

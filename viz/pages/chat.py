@@ -21,6 +21,7 @@ from sab.errors import SabError
 from viz import showcase
 from viz.pages import differ, refit
 from viz.pages.answering import answering
+from viz.pages.bounded import Bounded
 from viz.pages.conversation import (
     DONE,
     LONGEST_PROMPT,
@@ -34,7 +35,6 @@ from viz.pages.conversation import (
 )
 from viz.pages.examples import examples
 from viz.pages.examples import shown as shown_examples
-from viz.pages.gate import Gate
 from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
@@ -43,9 +43,11 @@ from viz.pages.shared import Shared, script_tags
 from viz.pages.sides import FULL, answering_model, checked_side, runs_of, side_head, side_names
 from viz.pages.signal import selection_signal, signalled
 from viz.pages.sketch import sketch
-from viz.pages.store import Bounded, Store
+from viz.pages.store import Store
 from viz.pages.transcript import as_json, as_markdown, courier, parcel
 
+NEVER_SEEN = "; the embedded model has never seen one in training"
+NO_RUN = "there is no run of this model yet: make one in Binarize"
 TEMPLATE = (
     '<div class="cv empty"><div class="cv-heads"></div>'
     '<div class="cv-log" role="log" aria-live="off"></div>'
@@ -57,7 +59,7 @@ TEMPLATE = (
 def build(store: Store, shared: Shared) -> None:
     """Fill the tab."""
     conversations = Conversations()
-    gate = Gate()
+    gate = store.gate
     gallery = Bounded(1)
 
     def offered() -> Samples:
@@ -113,7 +115,7 @@ def build(store: Store, shared: Shared) -> None:
                 system = gr.Textbox(
                     value="",
                     label="System prompt",
-                    info="stands before the conversation; the embedded model has never seen one in training",
+                    info="stands before the conversation" + (NEVER_SEEN if store.is_embedded else ""),
                     lines=1,
                     max_lines=4,
                     max_length=LONGEST_SYSTEM,
@@ -143,9 +145,10 @@ def build(store: Store, shared: Shared) -> None:
         """Both lists of models; the right side follows the run chosen in the header."""
         run = signalled(store, event).run
         names = side_names(store, *{one or "", other or ""})
-        if run in (followed, one):
-            return gr.Dropdown(choices=names), gr.Dropdown(choices=names), run
-        return gr.Dropdown(choices=names), gr.Dropdown(choices=names, value=run), run
+        changed: dict[str, Any] = {"choices": names, "info": "" if len(names) > 1 else NO_RUN}
+        if run not in (followed, one):
+            changed["value"] = run
+        return gr.Dropdown(choices=names), gr.Dropdown(**changed), run
 
     def show(conversation: Conversation, message: str = "") -> dict[Any, Any]:
         """The outputs of an event that changed the questions."""

@@ -120,7 +120,7 @@ class EvaluationBar:
                 directory.mkdir(parents=True, exist_ok=True)
             else:
                 directory = self.store.run(value).directory
-            tasks.append((names[value], Task(self.store.model, str(directory), None, questions, blank=True)))
+            tasks.append((names[value], Task(self.store.place, str(directory), None, questions, blank=True)))
         return tasks
 
     def follow(self, draw: Callable[[], dict[Any, Any]], identifiers: str) -> Iterator[dict[Any, Any]]:

@@ -28,7 +28,7 @@ from viz.pages.layer import Layer
 from viz.pages.nulls import Nulls, null_answer
 from viz.pages.profile import Profiles
 from viz.pages.shared import Shared, script_tags
-from viz.pages.store import KINDS, Bounded, Selection, Store, version
+from viz.pages.store import KINDS, Selection, Store, version
 from viz.pages.stored import stored_form
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class ExploreData:
         self._store = store
         self._nulls = Nulls(store)
         self._profiles = Profiles(store)
-        self._layers = Bounded(64e6, cost=lambda layer: layer.language.size)  # about 30 bytes a weight
-        self._dense = Bounded(96e6, cost=lambda pair: pair[1].size)
+        self._layers = store.kept(64e6, cost=lambda layer: layer.language.size)  # about 30 bytes a weight
+        self._dense = store.kept(96e6, cost=lambda pair: pair[1].size)
 
     def overview(self, request: Request) -> Answer:
         """Grid and depth figure of a run as it saw itself, and its linears in forward order."""

@@ -77,6 +77,7 @@ class Jobs:
         self._changed = threading.Condition()
         self._ahead: Task | None = None  # to be computed while the line is empty
         self._worker: _Worker | None = None
+        self._busy_ahead = False
         self._dispatcher: threading.Thread | None = None
 
     def submit(self, task: Task, label: str) -> Job:
@@ -95,10 +96,11 @@ class Jobs:
             self._wake()
             return job
 
-    def prepare(self, recipe: Recipe) -> None:
-        """Have computed, as soon as nobody waits, what runs with the recipe's calibration samples share."""
+    def prepare(self, recipe: Recipe, place: str | None = None) -> None:
+        """Have computed, as soon as nobody waits, what runs with the recipe's calibration samples share. `place`: the
+        model's folder, where it is not the name that the recipe gives."""
         with self._changed:
-            self._ahead = Task(recipe.model, "", recipe, 0)
+            self._ahead = Task(place or recipe.model, "", recipe, 0)
             self._wake()
 
     def working_on(self, directory: str | Path) -> bool:
@@ -157,6 +159,14 @@ class Jobs:
             self._worker.close()
             self._worker = None
 
+    def let_go(self) -> bool:
+        """End the worker process, for the memory that it holds, unless it works; whether there was one to end."""
+        with self._changed:
+            idle = self._worker is not None and not self._line and not self._busy_ahead and self._ahead is None
+            if idle:
+                self.close()
+            return idle
+
     def _dispatch(self) -> None:
         while True:
             with self._changed:
@@ -171,6 +181,7 @@ class Jobs:
                     self._begin(job)
                 else:
                     ahead, self._ahead = self._ahead, None
+                    self._busy_ahead = True
             if job is None:
                 assert ahead is not None
                 self._work_ahead(worker, ahead)
@@ -211,6 +222,9 @@ class Jobs:
         except Exception:  # a job that needs it will say what is wrong
             log.exception("nothing could be computed ahead")
             worker.close()
+        finally:
+            with self._changed:
+                self._busy_ahead = False
 
     def _begin(self, job: Job) -> None:
         if job.state == WAITING:

@@ -14,13 +14,14 @@ import numpy as np
 
 from sab.errors import SabError
 from viz.figures import bit_breakdown, one_bit, sparsity_curve, weight_block, weighting
+from viz.pages.bounded import Bounded
 from viz.pages.chart import Control, chart, chart_value, no_chart, stepped
 from viz.pages.lessons import LayerHessians, feedback_chart, format_chart
 from viz.pages.notice import notice
 from viz.pages.results import breakdown
 from viz.pages.shared import Shared
 from viz.pages.signal import selection_signal, signalled
-from viz.pages.store import Bounded, Selection, Store, version
+from viz.pages.store import Selection, Store, version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,7 +128,7 @@ class Piece:
 
 def build(store: Store, shared: Shared) -> None:
     """Fill the tab."""
-    drawn = Bounded(24)
+    drawn = store.kept(24)
     hessians = LayerHessians(store)
 
     with gr.Column(elem_id="learn"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from viz.figures import bit_breakdown, feedback
 from viz.pages.chart import Control, chart_value, stepped
-from viz.pages.store import Bounded, Store
+from viz.pages.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +130,7 @@ class LayerHessians:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept = Bounded(8)
+        self._kept = store.kept(8)
 
     def get(self, linear: str) -> Tensor:
         """The Hessian over all tokens of DIALOGUES dialogues."""

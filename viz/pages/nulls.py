@@ -15,7 +15,8 @@ import numpy as np
 
 from sab.errors import SabError
 from viz.figures import density
-from viz.pages.store import FISHER_SAMPLES, Store, Work
+from viz.pages.store import FISHER_SAMPLES, Store
+from viz.pages.work import Work
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from viz.pages.notice import notice
 from viz.pages.progress import duration
 from viz.pages.results import OVERALL, Result, size
 from viz.pages.scores import by_category, kl_cell, share_cell
-from viz.pages.store import Bounded, Selection, Store, version
+from viz.pages.store import Selection, Store, version
 from viz.pages.table import Column, Row, table, table_value
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PinnedRuns:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._flips = Bounded(8)
+        self._flips = store.kept(8)
         gr.Markdown("### Compare A and B", elem_id="binarize-compare-title")
         self.said = notice("binarize-compare-notice")
         with gr.Column(visible=False, elem_id="binarize-compare") as self.panel:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from viz.pages.store import Bounded, Selection, Store, version
+from viz.pages.store import Selection, Store, version
 
 if TYPE_CHECKING:
     from sab.runs import Run
@@ -35,7 +35,7 @@ class Profiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept = Bounded(16)
+        self._kept = store.kept(16)
 
     def reports(self, run: Run, selection: Selection) -> list[Seen] | None:
         """What each linear of a run that is done shows under the selection; None where that is not at hand: without

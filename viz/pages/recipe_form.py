@@ -356,8 +356,8 @@ def loaded_recipe(store: Store, path: str | Path) -> Recipe:
     same = store.is_named(named) if found.fingerprint is None else found.fingerprint == store.lvlm.fingerprint
     if not same:
         raise SabError(
-            f"This recipe is for another model ({named or 'the embedded one'}): start the page with it, or choose a "
-            f"recipe for {store.model_name}."
+            f"This recipe is for another model ({named or 'the embedded one'}): open that by the name at the top, or "
+            f"choose a recipe for {store.model_name}."
         )
     if found.recipe.calibration is not None:  # a visitor must not name files of the machine the page runs on
         raise SabError(

@@ -50,7 +50,7 @@ def submit(store: Store, conversation: Conversation, sent: dict[str, Any]) -> Jo
     )
     recipe.validate()
     directory = runs.fresh_directory(store.new_runs, method)
-    return store.jobs.submit(Task(store.model, str(directory), recipe, 0), f"{METHODS[method].label} for one layer")
+    return store.jobs.submit(Task(store.place, str(directory), recipe, 0), f"{METHODS[method].label} for one layer")
 
 
 def searched(conversation: Conversation) -> tuple[Turn, str]:

@@ -93,9 +93,9 @@ def sizes(run: Run) -> dict[str, Any]:
 
 
 def current_fingerprint(store: Store, runs: list[Run]) -> str:
-    """Which weights are spoken of: those in memory, else those of the first run; "" when neither is there."""
-    if store.loaded:
-        return store.lvlm.fingerprint
+    """Which weights are spoken of: those that were in memory, else those of the first run; "" when neither is there."""
+    if store.fingerprint:
+        return store.fingerprint
     return runs[0].fingerprint if runs else ""
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 
 from viz.figures import bit_breakdown, bits_accuracy, category_bars
+from viz.pages.bounded import Bounded
 from viz.pages.chart import chart_value, no_chart
 from viz.pages.downloads import place_for
 from viz.pages.results import Result, breakdown, size
-from viz.pages.store import Bounded, version
+from viz.pages.store import version
 from viz.pages.table import Column, Row, table_value
 
 MOST_BARS = 6  # runs in the chart by category, so that bars stay readable

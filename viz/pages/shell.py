@@ -10,6 +10,7 @@ import gradio as gr
 
 from viz import theme
 from viz.pages import benchmark, binarize, chat, explore, learn
+from viz.pages.chooser import Chooser
 from viz.pages.shared import ASSETS, PLOTLY, Shared, header_value, script_tags, script_url, static_paths
 from viz.pages.store import Selection, Store
 
@@ -20,16 +21,20 @@ PAGES = {
     "benchmark": ("Benchmark", benchmark.build),
     "learn": ("Learn", learn.build),
 }
+MOST_THREADS = 128  # who waits in the chat's line holds two, and nobody else may wait for that
+MOST_SESSIONS = 200
 HEADER_TEMPLATE = '<div class="sab-header"></div>'
 # The event names have to stand in this text: gr.HTML looks here for what may be listened to.
 HEADER_SCRIPT = "SabLens.mountHeader({element, props, watch, send: (data) => trigger('select', data)});"
 
 
-def page(store: Store) -> gr.Blocks:
-    """The whole page around a store; everything a visitor sees hangs off this."""
+def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
+    """The whole page around a store, ready to be served; everything a visitor sees hangs off this. `chooser`: the way
+    to other models."""
     gr.set_static_paths(static_paths())
     first = Selection()  # which runs there are is read when a visitor comes: the page must not wait for it
-    with gr.Blocks(title="SAB Lens", fill_width=True, analytics_enabled=False) as blocks:
+    title = "SAB Lens" if store.model is None else f"{store.model_name} · SAB Lens"
+    with gr.Blocks(title=title, fill_width=True, analytics_enabled=False) as blocks:
         selection = gr.State(first)
         header = gr.HTML(
             value=None,
@@ -39,6 +44,8 @@ def page(store: Store) -> gr.Blocks:
             apply_default_css=False,
             elem_id="sab-header",
         )
+        if chooser is not None:
+            chooser.build()
         with gr.Tabs(elem_id="sab-tabs") as tabs:
             shared = Shared(selection=selection, header=header, tabs=tabs)
             for name, (label, build) in PAGES.items():
@@ -68,11 +75,13 @@ def page(store: Store) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         header.select(select, None, [selection, tabs], **quiet)
         blocks.load(restore, None, [selection, header, tabs], **quiet)
+    blocks.max_threads, blocks.state_session_capacity = MOST_THREADS, MOST_SESSIONS
+    blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return blocks
 
 
-def launch_options() -> dict[str, Any]:
-    """How the page is served: own look, no telemetry, no footer, bounded uploads and sessions."""
+def served_options() -> dict[str, Any]:
+    """How any page is served: own look, no telemetry, no footer, bounded uploads."""
     style = theme.css_variables() + "".join(
         path.read_text(encoding="utf-8") for path in sorted((ASSETS / "css").glob("*.css"))
     )
@@ -86,14 +95,16 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
         "max_file_size": "10mb",
-        "state_session_capacity": 200,
-        "max_threads": 128,  # who waits in the chat's line holds two, and nobody else may wait for that
         "ssr_mode": False,
-        "share": False,
         "enable_monitoring": False,
         "show_error": True,
-        "quiet": True,
     }
+
+
+def launch_options() -> dict[str, Any]:
+    """How the server is started around the first page."""
+    sessions = {"max_threads": MOST_THREADS, "state_session_capacity": MOST_SESSIONS}
+    return served_options() | sessions | {"share": False, "quiet": True}
 
 
 def gradio_theme() -> gr.themes.Base:

@@ -13,16 +13,18 @@ import math
 import re
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
 from viz.downsample import POOLINGS
 from viz.figures.overview import QUANTITIES
-from viz.pages.jobs import Jobs
+from viz.pages.bounded import Bounded
+from viz.pages.machine import Machine
+from viz.pages.offers import title
+from viz.pages.work import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +44,6 @@ FORMS = {
     "window": re.compile(r"(?:\d{1,7}(?:\.\d{1,3})?(?:,\d{1,7}(?:\.\d{1,3})?){3})?"),
     "pinned": re.compile(r"(?:\d{1,7},\d{1,7})?"),
 }
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -126,105 +126,44 @@ class PackedModel:
     resident_bytes: int
 
 
-class Bounded:
-    """A least-recently-used cache; a value is built once even when two visitors ask at the same time.
-
-    `limit` bounds the sum of `cost(value)` (by default: the number of values); the newest value always stays.
-    """
-
-    def __init__(self, limit: float, cost: Callable[[Any], float] = lambda value: 1) -> None:
-        self._limit = limit
-        self._cost = cost
-        self._values: OrderedDict[Hashable, Any] = OrderedDict()
-        self._building: dict[Hashable, threading.Lock] = {}
-        self._guard = threading.Lock()
-
-    def get(self, key: Hashable, build: Callable[[], Value]) -> Value:
-        """The value under `key`, built by `build()` when it is not there."""
-        with self._guard:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-            turn = self._building.setdefault(key, threading.Lock())
-        with turn:
-            with self._guard:
-                if key in self._values:
-                    return self._values[key]
-            try:
-                value = build()
-            finally:
-                with self._guard:
-                    self._building.pop(key, None)
-            with self._guard:
-                self._values[key] = value
-                spent = sum(self._cost(kept) for kept in self._values.values())
-                while spent > self._limit and len(self._values) > 1:
-                    _, dropped = self._values.popitem(last=False)
-                    spent -= self._cost(dropped)
-            return value
-
-
-class Work:
-    """One piece of background work that is done once: how far it is, and what went wrong."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self.state = "none"  # none, running, done or failed
-        self.share = 0.0
-        self.message = ""
-
-    def start(self, task: Callable[[], None], name: str) -> None:
-        """Run `task` in a thread, unless it runs or is done; a failed one may be started again."""
-        with self._guard:
-            if self.state in ("running", "done"):
-                return
-            self.state, self.share, self.message = "running", 0.0, ""
-
-        def work() -> None:
-            try:
-                task()
-            except SabError as error:
-                self.state, self.message = "failed", str(error)
-            except Exception:
-                logging.getLogger(__name__).exception("background work %s failed", name)
-                self.state, self.message = "failed", "The computation stopped unexpectedly: try it again."
-            else:
-                self.state, self.share = "done", 1.0
-
-        threading.Thread(target=work, name=name, daemon=True).start()
-
-    def advance(self, share: float) -> None:
-        """Tell how much is done, 0 to 1."""
-        self.share = min(max(float(share), 0.0), 1.0)
-
-
 class Store:
-    """The model, the runs and what is derived from them, shared by all visitors of the process."""
+    """One model, its runs and what is derived from them, shared by all visitors of its page. `place` is what is loaded:
+    of a model of the hub the folder that it was downloaded into."""
 
     def __init__(
-        self, model: str | None = None, run_directories: Sequence[Path] = (), lvlm: LVLM | None = None
+        self,
+        model: str | None = None,
+        run_directories: Sequence[Path] = (),
+        lvlm: LVLM | None = None,
+        machine: Machine | None = None,
+        place: str | None = None,
     ) -> None:
         self.model = model
-        self.device_lock = threading.Lock()  # one forward or backward pass at a time on the device
-        self.jobs = Jobs()  # runs and evaluations that visitors have asked for
+        self.place = place or model
+        self.machine = machine or Machine()
+        self.device_lock = self.machine.device_lock
+        self.jobs = self.machine.jobs
+        self.gate = self.machine.gate
         self._run_directories = tuple(run_directories)
         self._lvlm = lvlm  # where it is loaded already
         self._lvlm_lock = threading.Lock()
+        self._fingerprint = "" if lvlm is None else lvlm.fingerprint
+        self._caches: list[Bounded] = []
         self._prepared = False
         self._runs_lock = threading.Lock()
         self._runs: list[Run] = []
         self._runs_read = -math.inf
-        self._binarized = Bounded(2)
-        self._packed = Bounded(2)
+        self._binarized = self.kept(2)
+        self._packed = self.kept(2)
         self._kernel_ready = threading.Event()
-        self._maps = Bounded(64e6, cost=lambda found: found.partition.numel())  # 17 bytes a weight
+        self._maps = self.kept(64e6, cost=lambda found: found.partition.numel())  # 17 bytes a weight
         self._fisher: dict[str, tuple[Tensor, Tensor]] = {}
         self._fisher_work = Work()
 
     @property
     def model_name(self) -> str:
-        """How the header calls the model, without loading it."""
-        return self.model or "embedded demo model"
+        """How the header calls the model, without loading it: a folder by its name alone."""
+        return title(self.model)
 
     @property
     def is_embedded(self) -> bool:
@@ -233,18 +172,50 @@ class Store:
 
     @property
     def lvlm(self) -> LVLM:
-        """The full-precision model; the first caller loads it, the others wait."""
+        """The full-precision model; the first caller loads it, the others wait. SabError where it cannot be read or
+        there is no room for it."""
         with self._lvlm_lock:
             if self._lvlm is None:
                 from sab import models
 
-                self._lvlm = models.load(self.model)
-            return self._lvlm
+                if self.place is not None:  # the embedded model always fits
+                    self.machine.make_room(self.model_name, self.place, self)
+                self._lvlm = models.load(self.place)
+                self._lvlm.source = self.model or self._lvlm.source
+                self._fingerprint = self._lvlm.fingerprint
+            found = self._lvlm
+        self.machine.used(self)
+        return found
 
     @property
     def loaded(self) -> bool:
         """Whether the model is in memory already."""
         return self._lvlm is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the model's weights, once they were in memory; "" before."""
+        return self._fingerprint
+
+    def kept(self, limit: float, cost: Callable[[Any], float] = lambda value: 1) -> Bounded:
+        """A cache of things that were made from the model and go with it."""
+        self._caches.append(Bounded(limit, cost))
+        return self._caches[-1]
+
+    def release(self) -> bool:
+        """Let the model go, and what was made from it; whoever asks for it loads it again. Nothing happens while it is
+        being loaded (False)."""
+        if not self._lvlm_lock.acquire(blocking=False):
+            return False
+        try:
+            self._lvlm = None
+            self._fisher, self._fisher_work = {}, Work()
+            for cache in self._caches:
+                cache.clear()
+        finally:
+            self._lvlm_lock.release()
+        free_unused()
+        return True
 
     def load_in_background(self) -> None:
         """Start loading the model without making anybody wait; an error shows when the model is asked for."""
@@ -271,7 +242,7 @@ class Store:
             if sum(weight.numel() for weight in self.lvlm.model.parameters()) <= SMALL_MODEL:
                 from sab.runs import Recipe
 
-                self.jobs.prepare(Recipe(model=self.model))
+                self.jobs.prepare(Recipe(model=self.model), self.place)
 
         self._in_background("prepare-runs", prepare)
 
@@ -286,7 +257,8 @@ class Store:
         threading.Thread(target=run, name=name, daemon=True).start()
 
     def runs(self, fresh: bool = False) -> list[Run]:
-        """All runs, the shipped ones first where they are of the model that is open. Directories are read anew when the
+        """All runs of the model, the shipped ones first; before its weights are known also those that only may be.
+        Directories are read anew when the
         last look is older than a second, or at once with `fresh`: a run may just have ended."""
         from sab import runs
 
@@ -294,7 +266,12 @@ class Store:
             if fresh or time.monotonic() - self._runs_read > 1.0:
                 self._runs = runs.list_runs(runs.ASSET_RUNS, *(self._run_directories or (runs.USER_RUNS,)))
                 self._runs_read = time.monotonic()
-            return [run for run in self._runs if run.directory.parent != runs.ASSET_RUNS or self.made_from(run)]
+            unknown = not self._fingerprint
+            return [
+                run
+                for run in self._runs
+                if self.made_from(run) or (unknown and run.directory.parent != runs.ASSET_RUNS)
+            ]
 
     @property
     def new_runs(self) -> Path:
@@ -385,8 +362,8 @@ class Store:
 
     def made_from(self, run: Run) -> bool:
         """Whether a run is of the model that is open; before it is loaded, going by what the recipe names."""
-        if self._lvlm is not None:
-            return run.fingerprint == self._lvlm.fingerprint
+        if self._fingerprint:
+            return run.fingerprint == self._fingerprint
         return self.is_named(run.recipe.model)
 
     def is_named(self, model: str | None) -> bool:
@@ -410,7 +387,7 @@ class Store:
         if run.fingerprint != self.lvlm.fingerprint:
             raise SabError(
                 f"The run “{run.name}” was made from another model than the one that is open: "
-                "choose another run, or start the page with that model."
+                "choose another run, or open that model by the name at the top."
             )
         return module.weight.detach().float().cpu()
 
@@ -459,3 +436,17 @@ class Store:
             decoder = (name for name, report in run.reports.items() if report.part == "decoder")
             linear = next(decoder, names[0] if names else "")
         return replace(selection, run=run.id, linear=linear), message
+
+
+def free_unused() -> None:
+    """Give memory that nothing refers to any more back to the system and the device."""
+    import gc
+
+    import torch
+
+    from sab.memory import give_back
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    give_back()

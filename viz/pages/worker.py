@@ -104,6 +104,10 @@ class Bench:
         tell("stage", ("loading the model", 0.0, None))
         if self._model is None or self._model[0] != task.model:
             self._model = self._known = None
+            if task.model is not None:  # the page holds a model too; the embedded ones always fit
+                from viz.pages.machine import Machine
+
+                Machine().make_room(Path(task.model).name, task.model)
             self._model = (task.model, models.load(task.model))
         full = self._model[1]
         directory = Path(task.directory)
