@@ -8,6 +8,7 @@ command line and the page share it; whole files stay there when it is stopped.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 import shutil
@@ -42,7 +43,6 @@ class Plan:
     """What is to be downloaded: sizes in bytes by file name, and how many bytes of them are not on this machine yet."""
 
     repository: str
-    revision: str  # a commit, so that nothing changes on the way
     sizes: Mapping[str, int]
     missing: int
 
@@ -65,9 +65,8 @@ def plan(repository: str) -> Plan:
     }
     if not any(WEIGHTS.fullmatch(name) for name in sizes) or "config.json" not in sizes:
         raise SabError(f"{repository} holds no safetensors weights with a config.json; choose a checkpoint that does.")
-    revision = str(found.sha)
-    here = {name for name in sizes if isinstance(try_to_load_from_cache(repository, name, revision=revision), str)}
-    return Plan(repository, revision, sizes, sum(size for name, size in sizes.items() if name not in here))
+    here = {name for name in sizes if isinstance(try_to_load_from_cache(repository, name, revision=found.sha), str)}
+    return Plan(repository, sizes, sum(size for name, size in sizes.items() if name not in here))
 
 
 def configuration(planned: Plan) -> Path:
@@ -75,7 +74,7 @@ def configuration(planned: Plan) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _in_words(planned.repository):
-        return Path(hf_hub_download(planned.repository, "config.json", revision=planned.revision)).parent
+        return Path(hf_hub_download(planned.repository, "config.json")).parent
 
 
 def check_disk(planned: Plan) -> None:
@@ -94,8 +93,8 @@ def check_disk(planned: Plan) -> None:
 
 
 def fetch(planned: Plan, progress: Progress, stop: threading.Event) -> Path:
-    """Download what is missing; the folder of the model. `progress` hears bytes done and in all. Raises Stopped, and
-    SabError where the hub fails or the disk is full."""
+    """Download what is missing; the folder of the model. `progress` hears bytes done and in all. Raises Stopped when the
+    next piece has come after `stop`, and SabError where the hub fails or the disk is full."""
     from huggingface_hub import snapshot_download
     from tqdm import tqdm
 
@@ -124,7 +123,6 @@ def fetch(planned: Plan, progress: Progress, stop: threading.Event) -> Path:
         return Path(
             snapshot_download(
                 planned.repository,
-                revision=planned.revision,
                 allow_patterns=list(planned.sizes),
                 tqdm_class=Meter,
                 max_workers=AT_ONCE,
@@ -133,11 +131,16 @@ def fetch(planned: Plan, progress: Progress, stop: threading.Event) -> Path:
 
 
 def on_this_machine(repository: str) -> Path | None:
-    """The folder of a repository that was downloaded before, without asking the hub; None where there is none."""
+    """The folder of a repository that was downloaded whole before, without asking the hub; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    if not isinstance(found, str):
+        return None
+    folder = Path(found).parent
+    index = folder / "model.safetensors.index.json"
+    weights = json.loads(index.read_text())["weight_map"].values() if index.exists() else ("model.safetensors",)
+    return folder if all((folder / str(name)).exists() for name in weights) else None
 
 
 @contextmanager

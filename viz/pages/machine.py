@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import Protocol
 
 from sab.errors import SabError
@@ -41,11 +42,13 @@ class Machine:
             self._release(each)
 
     def make_room(self, name: str, place: str, asking: Resident | None = None) -> None:
-        """Have room for the model in the folder `place` and for a run of it, other models going where they must. SabError
-        where even that is not enough, and for what no page can show."""
+        """Have room for the model in the folder `place` and for a run of it, other models going where they must.
+        SabError where even that is not enough, and for what no page can show."""
         from sab import models
         from sab.hub import gigabytes
 
+        if (Path(place) / "recipe.json").exists() and not (Path(place) / "config.json").exists():
+            raise SabError(f"{name} is a run and not a model: open its model, and choose the run there.")
         config = models.configuration(place)
         if getattr(config, "quantization_config", None):
             raise SabError(
