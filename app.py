@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             server_name=options.host,
             server_port=options.port,
             prevent_thread_lock=True,
-            app_kwargs={"routes": [site.mount()]},
+            app_kwargs=site.app_options(),
             **shell.launch_options(),
         )
     except (SabError, OSError) as error:

@@ -93,8 +93,8 @@ def check_disk(planned: Plan) -> None:
 
 
 def fetch(planned: Plan, progress: Progress, stop: threading.Event) -> Path:
-    """Download what is missing; the folder of the model. `progress` hears bytes done and in all. Raises Stopped when the
-    next piece has come after `stop`, and SabError where the hub fails or the disk is full."""
+    """Download what is missing; the folder of the model. `progress` hears bytes done and in all. Raises Stopped when
+    the next piece has come after `stop`, and SabError where the hub fails or the disk is full."""
     from huggingface_hub import snapshot_download
     from tqdm import tqdm
 

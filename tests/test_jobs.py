@@ -176,6 +176,38 @@ def test_an_evaluation_is_stored_with_its_control_and_its_distance(tmp_path: Pat
     assert runs.Run.open(tmp_path / "run").accuracy == stored
 
 
+def test_the_worker_goes_for_its_memory_only_while_nobody_waits(jobs: Jobs) -> None:
+    free = threading.Event()
+
+    def script(_: Task) -> Iterator[tuple[str, Any]]:
+        free.wait(10)
+        yield "ended", (line.DONE, "")
+
+    Actor.script = staticmethod(script)
+    assert not jobs.let_go()  # there is none yet
+    job = jobs.submit(task("one"), "run")
+    while jobs._worker is None:
+        time.sleep(0.01)
+    process = jobs._worker
+    assert not jobs.let_go()
+    free.set()
+    list(jobs.follow(job))
+    while jobs.working_on(job.task.directory):
+        time.sleep(0.01)
+    assert jobs.let_go()
+    assert not process.alive
+    assert not jobs.let_go()
+
+
+def test_the_worker_refuses_a_model_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sab import models
+    from tests.tiny import tiny_folder
+
+    monkeypatch.setattr(models, "free_for_models", lambda: 3_000_000)
+    with pytest.raises(SabError, match="2 MB in memory and as much again"):
+        worker.Bench().perform(Task(str(tiny_folder()), str(tmp_path / "run"), None, 1), threading.Event(), Told())
+
+
 def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
     from sab.runs import Recipe
     from viz.pages.store import Store, version

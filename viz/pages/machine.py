@@ -41,7 +41,7 @@ class Machine:
         for each in surplus:  # without the guard: what goes has locks of its own
             self._release(each)
 
-    def make_room(self, name: str, place: str, asking: Resident | None = None) -> None:
+    def make_room(self, name: str, place: str) -> None:
         """Have room for the model in the folder `place` and for a run of it, other models going where they must.
         SabError where even that is not enough, and for what no page can show."""
         from sab import models
@@ -58,8 +58,8 @@ class Machine:
         weights = models.bytes_in_memory(config)
         while models.free_for_models() < COPIES * weights:
             with self._guard:
-                others = [each for each in self._residents if each is not asking]
-            if not any(self._release(each) for each in others[:1]) and not self.jobs.let_go():
+                others = list(self._residents)
+            if not any(self._release(each) for each in others) and not self.jobs.let_go():
                 raise SabError(
                     f"{name} takes {gigabytes(weights)} in memory and as much again for a run beside it, and "
                     f"{gigabytes(models.free_for_models())} are free: `python -m sab quantize` binarizes it one block "

@@ -131,7 +131,12 @@ class History:
         except SabError:
             return []
         named = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
-        return [each for each in named if Path(each).is_dir() or HUB_NAME.fullmatch(each)][:REMEMBERED]
+        return [each for each in named if HUB_NAME.fullmatch(each) or _is_whole_path(each)][:REMEMBERED]
+
+
+def _is_whole_path(text: str) -> bool:
+    """Whether a text is the whole path of a folder that is there."""
+    return Path(text).is_dir() and canonical(text) == text
 
 
 def of_slug(wanted: str, offers: Offers, known: Sequence[str]) -> str | None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -75,9 +76,18 @@ class Site:
         with self._building:
             return shell.page(store, Chooser(self._openings, slug(store.model), self._first_slug))
 
-    def mount(self) -> Mount:
-        """The route of all pages but the first."""
-        return Mount("/m", app=self)
+    def app_options(self) -> dict[str, Any]:
+        """What the application of the first page has to be made with, so that it serves the others and ends them."""
+
+        @asynccontextmanager
+        async def alive(app: FastAPI) -> AsyncIterator[None]:
+            yield
+            with self._guard:
+                served = list(self._pages.values())
+            for each in served:
+                await each.close()
+
+        return {"routes": [Mount("/m", app=self)], "lifespan": alive}
 
     def is_open(self, name: str) -> bool:
         """Whether the model of that slug has a page."""

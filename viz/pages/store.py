@@ -179,7 +179,7 @@ class Store:
                 from sab import models
 
                 if self.place is not None:  # the embedded model always fits
-                    self.machine.make_room(self.model_name, self.place, self)
+                    self.machine.make_room(self.model_name, self.place)
                 self._lvlm = models.load(self.place)
                 self._lvlm.source = self.model or self._lvlm.source
                 self._fingerprint = self._lvlm.fingerprint
