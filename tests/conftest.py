@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.hub_server import Hub, serving
+
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -64,7 +66,16 @@ def run_directory(model_directory: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def app_url(model_directory: Path, run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def hub() -> Iterator[Hub]:
+    """The hub that the app downloads from: one on this machine."""
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def app_url(
+    model_directory: Path, run_directory: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Where app.py answers; it runs in a child process and is stopped at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,8 +83,11 @@ def app_url(model_directory: Path, run_directory: Path, tmp_path_factory: pytest
     log = tmp_path_factory.mktemp("log") / "app.log"
     command = [sys.executable, "app.py", "--port", str(port)]
     command += ["--model", str(model_directory), "--runs", str(run_directory.parent)]
+    of_the_hub = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path_factory.mktemp("hub"))}
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **of_the_hub}
+        )
     url = f"http://127.0.0.1:{port}/"
     try:
         _wait_for(url, process, log)

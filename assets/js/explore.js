@@ -447,7 +447,7 @@
 
     drawTitle() {
       const here = this.linears?.find(({ name }) => name === lens.state.linear);
-      document.title = here ? `${capital(here.title)} · ${here.kind} · SAB Lens` : "SAB Lens";
+      document.title = here ? `${capital(here.title)} · ${here.kind} · ${lens.title}` : lens.title;
       this.title.textContent = here ? `${capital(here.title)} · ${here.kind}` : lens.state.linear;
       const parts = here ? [`${here.shape[0]} outputs × ${here.shape[1]} inputs`] : [];
       const report = this.layer?.report;

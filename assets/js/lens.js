@@ -19,6 +19,7 @@
     state: {},
     runs: [],
     model: "",
+    title: window.gradio_config?.title || "SAB Lens", // of the page; what it shows comes before it
     defaults: {},
     ranges: {},
     whenReady: new Promise((resolve) => { becomeReady = resolve; }),
