@@ -51,8 +51,8 @@ def ended(openings: Openings, ticket: str) -> Opening:
 class Desk:
     """Openings without pages: what they publish is kept."""
 
-    def __init__(self, runs: Path, offers: Offers | None = None) -> None:
-        self.machine = Machine()
+    def __init__(self, runs: Path, offers: Offers | None = None, machine: Machine | None = None) -> None:
+        self.machine = machine or Machine()
         self.stores: dict[str, Store] = {}
         self.history = History(runs / HISTORY)
         self.openings = Openings(
@@ -144,6 +144,30 @@ def test_the_least_recently_used_model_goes_and_comes_back(tmp_path: Path, monke
     assert built  # what was made of the weights went with them
 
 
+def test_models_are_loaded_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, load = Machine(), models.load
+    at_once: list[int] = []
+    inside: list[str] = []
+
+    def slow(place: str) -> Any:
+        inside.append(place)
+        at_once.append(len(inside))
+        time.sleep(0.2)
+        found = load(place)
+        inside.remove(place)
+        return found
+
+    monkeypatch.setattr(models, "load", slow)
+    desk = Desk(tmp_path / "runs", machine=shared)
+    folders = [str(shutil.copytree(tiny_folder(), tmp_path / f"tiny-{number}")) for number in range(3)]
+    stores = [Store(folder, [tmp_path], machine=shared) for folder in folders[:2]]
+    for store in stores:
+        store.load_in_background()
+    assert desk.open(folders[2]).state == "done"
+    assert len({store.lvlm.fingerprint for store in stores}) == 1
+    assert at_once == [1, 1, 1]
+
+
 def test_other_models_make_room_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Machine()
     folders = [str(shutil.copytree(tiny_folder(), tmp_path / f"tiny-{number}")) for number in range(2)]
@@ -159,7 +183,7 @@ def test_other_models_make_room_where_memory_is_short(tmp_path: Path, monkeypatc
 
 
 def test_only_so_many_are_opened_at_once(desk: Desk, tmp_path: Path) -> None:
-    desk.openings._loading.acquire()  # nothing gets beyond waiting
+    desk.machine.loading.acquire()  # nothing gets beyond waiting
     folders = [str(shutil.copytree(tiny_folder(), tmp_path / f"tiny-{number}")) for number in range(MOST_AT_ONCE + 1)]
     tickets = [desk.openings.ask(folder)[1] for folder in folders[:-1]]
     with pytest.raises(SabError, match="models are being opened already"):
@@ -172,7 +196,7 @@ def test_only_so_many_are_opened_at_once(desk: Desk, tmp_path: Path) -> None:
     assert desk.openings.find(again).stop.is_set()  # type: ignore[union-attr]
     for ticket in tickets[1:]:
         desk.openings.leave(ticket)
-    desk.openings._loading.release()
+    desk.machine.loading.release()
     assert {ended(desk.openings, ticket).state for ticket in tickets} == {"stopped"}
     assert not desk.stores
 

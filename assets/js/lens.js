@@ -19,6 +19,7 @@
     state: {},
     runs: [],
     model: "",
+    arrived: new URLSearchParams(window.location.search), // what the address said before the state was written there
     title: window.gradio_config?.title || "SAB Lens", // of the page; what it shows comes before it
     defaults: {},
     ranges: {},

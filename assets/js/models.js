@@ -5,7 +5,7 @@ SabLens.mountModels = ({ element, server }) => {
   const KEY = 'sab-lens-opening'; // the ticket of what this tab has opened: a reload does not lose it
   const PAUSE = 400; // milliseconds between two questions about the progress
   const home = location.pathname.replace(/m\/[^/]+\/?$/, '');
-  const arrived = new URLSearchParams(location.search);
+  const { arrived } = SabLens;
   const card = element.querySelector('.pg');
   const props = { value: null };
   let drawCard = () => {};

@@ -74,7 +74,7 @@ def test_a_folder_is_opened_looked_at_and_asked_and_the_back_button_returns(visi
     page.wait_for_function("SabLens.explore && SabLens.explore.lastOpen > 0")
     assert page.evaluate("SabLens.explore.linears.length") == 14
     page.evaluate("SabLens.update({tab: 'chat'}, {push: true})")
-    page.wait_for_function("document.querySelector('#chat-right input').value.includes('SAB')")
+    page.wait_for_function("document.querySelector('#chat-right input')?.value.includes('SAB')")
     page.fill("#chat-prompt textarea", "What is here?")
     page.click("#chat-send")
     page.wait_for_function(BOTH_DONE)

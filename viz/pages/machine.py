@@ -27,6 +27,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.device_lock = threading.Lock()  # one forward or backward pass at a time
+        self.loading = threading.Lock()  # transformers changes its classes while it loads, for all threads
         self.jobs = Jobs()  # runs and evaluations that visitors have asked for
         self.gate = Gate()  # questions of the chat
         self._residents: OrderedDict[Resident, None] = OrderedDict()  # the least recently used first

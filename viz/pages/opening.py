@@ -95,7 +95,6 @@ class Openings:
         self._openings: dict[str, Opening] = {}  # by slug; ended ones until somebody asks again
         self._tickets: OrderedDict[str, Opening] = OrderedDict()
         self._guard = threading.Lock()
-        self._loading = threading.Lock()
 
     def ask(self, sent: object) -> tuple[str | None, str]:
         """Have a model opened; the model and a ticket to follow that with, "" where its page is there already.
@@ -152,7 +151,7 @@ class Openings:
         model = opening.model
         place = model if model is None or Path(model).is_dir() else self._download(opening, model)
         opening.begin("Waiting until another model is loaded")
-        with self._loading:
+        with self._machine.loading:
             self._halt_if(opening)
             lvlm = self._load(opening, place)
             opening.begin("Making its page")

@@ -175,15 +175,16 @@ class Store:
         """The full-precision model; the first caller loads it, the others wait. SabError where it cannot be read or
         there is no room for it."""
         with self._lvlm_lock:
-            if self._lvlm is None:
+            found = self._lvlm
+            if found is None:
                 from sab import models
 
-                if self.place is not None:  # the embedded model always fits
-                    self.machine.make_room(self.model_name, self.place)
-                self._lvlm = models.load(self.place)
-                self._lvlm.source = self.model or self._lvlm.source
-                self._fingerprint = self._lvlm.fingerprint
-            found = self._lvlm
+                with self.machine.loading:
+                    if self.place is not None:  # the embedded model always fits
+                        self.machine.make_room(self.model_name, self.place)
+                    found = models.load(self.place)
+                found.source = self.model or found.source
+                self._lvlm, self._fingerprint = found, found.fingerprint
         self.machine.used(self)
         return found
 
