@@ -200,10 +200,10 @@ def test_the_worker_goes_for_its_memory_only_while_nobody_waits(jobs: Jobs) -> N
 
 
 def test_the_worker_refuses_a_model_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sab import models
     from tests.tiny import tiny_folder
+    from viz.pages import machine
 
-    monkeypatch.setattr(models, "free_for_models", lambda: 3_000_000)
+    monkeypatch.setattr(machine, "free_bytes", lambda: 3_000_000)
     with pytest.raises(SabError, match="2 MB in memory and as much again"):
         worker.Bench().perform(Task(str(tiny_folder()), str(tmp_path / "run"), None, 1), threading.Event(), Told())
 

@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(
     desk: Desk, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (Path(tiny) / "model.safetensors").unlink()
-    monkeypatch.setattr(models, "free_for_models", lambda: 3_000_000)  # the weights take 2.3 MB
+    monkeypatch.setattr(machines, "free_bytes", lambda: 3_000_000)  # the weights take 2.3 MB
     opening = desk.open(tiny)
     assert opening.state == "failed"
     assert "tiny-one takes 2 MB in memory and as much again for a run beside it, and 3 MB are free" in opening.message
@@ -173,10 +173,10 @@ def test_other_models_make_room_where_memory_is_short(tmp_path: Path, monkeypatc
     folders = [str(shutil.copytree(tiny_folder(), tmp_path / f"tiny-{number}")) for number in range(2)]
     one, two = (Store(folder, [tmp_path], machine=shared) for folder in folders)
     _ = one.lvlm
-    monkeypatch.setattr(models, "free_for_models", lambda: 1_000_000 if one.loaded else 9_000_000)
+    monkeypatch.setattr(machines, "free_bytes", lambda: 1_000_000 if one.loaded else 9_000_000)
     _ = two.lvlm
     assert (one.loaded, two.loaded) == (False, True)
-    monkeypatch.setattr(models, "free_for_models", lambda: 1_000_000)
+    monkeypatch.setattr(machines, "free_bytes", lambda: 1_000_000)
     with pytest.raises(SabError, match="tiny-0 takes 2 MB"):
         _ = one.lvlm
     assert not two.loaded
@@ -266,7 +266,7 @@ def test_without_the_hub_what_was_downloaded_before_is_opened(desk: Desk, server
 
 
 def test_what_cannot_fit_is_not_downloaded(desk: Desk, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "free_for_models", lambda: 3_000_000)
+    monkeypatch.setattr(machines, "free_bytes", lambda: 3_000_000)
     assert f"{NAME} takes 2 MB in memory" in desk.open(NAME).message
     assert server.downloads() == ["config.json"]
 

@@ -5,14 +5,31 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sab.errors import SabError
+from sab.hub import gigabytes
 from viz.pages.gate import Gate
 from viz.pages.jobs import Jobs
 
 MOST_MODELS = 3  # in memory; the page of one that had to go loads it again when it is needed
 COPIES = 2  # full precision and a run beside it, as Chat has them
+
+
+def bytes_in_memory(config: Any) -> int:
+    """What the weights of a model take where they are put by default, going by its configuration."""
+    from sab.models import chosen_device, chosen_dtype
+    from sab.streaming import on_meta, weight_bytes
+
+    return weight_bytes(on_meta(config, chosen_dtype(None, chosen_device(None))))
+
+
+def free_bytes() -> int:
+    """What is free where weights are put by default."""
+    from sab.memory import free_memory
+    from sab.models import chosen_device
+
+    return free_memory(chosen_device(None))
 
 
 class Resident(Protocol):
@@ -45,25 +62,24 @@ class Machine:
     def make_room(self, name: str, place: str) -> None:
         """Have room for the model in the folder `place` and for a run of it, other models going where they must.
         SabError where even that is not enough, and for what no page can show."""
-        from sab import models
-        from sab.hub import gigabytes
+        from sab.models import configuration
 
         if (Path(place) / "recipe.json").exists() and not (Path(place) / "config.json").exists():
             raise SabError(f"{name} is a run and not a model: open its model, and choose the run there.")
-        config = models.configuration(place)
+        config = configuration(place)
         if getattr(config, "quantization_config", None):
             raise SabError(
                 f"{name} is a packed checkpoint, without the full precision that every page compares with: open the "
                 "model that it was made from, or ask it by `python -m sab chat`."
             )
-        weights = models.bytes_in_memory(config)
-        while models.free_for_models() < COPIES * weights:
+        weights = bytes_in_memory(config)
+        while free_bytes() < COPIES * weights:
             with self._guard:
                 others = list(self._residents)
             if not any(self._release(each) for each in others) and not self.jobs.let_go():
                 raise SabError(
                     f"{name} takes {gigabytes(weights)} in memory and as much again for a run beside it, and "
-                    f"{gigabytes(models.free_for_models())} are free: `python -m sab quantize` binarizes it one block "
+                    f"{gigabytes(free_bytes())} are free: `python -m sab quantize` binarizes it one block "
                     "at a time."
                 )
 
