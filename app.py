@@ -6,8 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sab.errors import SabError
+
+if TYPE_CHECKING:
+    from viz.pages.offers import Offers
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -35,22 +39,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def offers(options: argparse.Namespace) -> Offers:
+    """Which models visitors may open: any where only this machine reaches the page, else those of a list."""
+    from viz.pages.offers import Offers, canonical, is_local
+
+    local = is_local(options.host, os.environ.get("SPACE_ID")) and not options.any_model
+    first = canonical(options.model) if options.model is not None else None
+    return Offers(first, tuple(name.strip() for name in options.allow_model), local or options.any_model, local)
+
+
 def main(arguments: list[str]) -> int:
     """Serve until interrupted; wrong input gives one sentence and exit code 2."""
     options = parse(arguments)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its downloads run in threads that hear of no stop
     from viz.pages import shell
-    from viz.pages.offers import Offers, canonical, is_local
     from viz.pages.site import Site
     from viz.pages.store import Store
 
-    local = is_local(options.host, os.environ.get("SPACE_ID")) and not options.any_model
-    model = canonical(options.model) if options.model is not None else None
-    allowed = tuple(name.strip() for name in options.allow_model)
     try:
-        store = Store(model, options.runs)
-        site = Site(store, Offers(model, allowed, local or options.any_model, local), options.runs)
+        offered = offers(options)
+        store = Store(offered.first, options.runs)
+        site = Site(store, offered, options.runs)
         blocks = site.blocks(store)
         _, url, _ = blocks.launch(
             server_name=options.host,

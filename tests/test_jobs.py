@@ -208,6 +208,25 @@ def test_the_worker_refuses_a_model_that_does_not_fit(tmp_path: Path, monkeypatc
         worker.Bench().perform(Task(str(tiny_folder()), str(tmp_path / "run"), None, 1), threading.Event(), Told())
 
 
+def test_the_worker_changes_models_from_task_to_task(tmp_path: Path) -> None:
+    from sab import runs
+    from sab.runs import Recipe
+    from tests.tiny import tiny_folder
+
+    bench, tiny = worker.Bench(), str(tiny_folder())
+    made = []
+    for number, model in enumerate((tiny, None, tiny)):
+        linear = "model.language_model.layers.0.self_attn.q_proj"
+        recipe = Recipe(model=model, method="xnor", samples=2, linears=(linear,))
+        work = Task(model, str(tmp_path / str(number)), recipe, 0)
+        assert bench.perform(work, threading.Event(), Told())[0] == line.DONE
+        made.append(runs.Run.open(tmp_path / str(number)))
+    first, other, again = (run.fingerprint for run in made)
+    assert first == again != other
+    assert made[0].reports.keys() == made[1].reports.keys()
+    assert made[0].reports[linear].shape != made[1].reports[linear].shape
+
+
 def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
     from sab.runs import Recipe
     from viz.pages.store import Store, version

@@ -36,8 +36,12 @@ def test_a_list_is_all_that_a_public_page_offers(folder: Path) -> None:
     assert offers.named(str(folder)) == str(folder)
     wrong = (OTHER, QWEN.lower(), f"{QWEN}/resolve", "/", "/etc", str(folder.parent), "..", QWEN + "\n", "", None, 3)
     for each in wrong:
-        with pytest.raises(SabError):
+        with pytest.raises(SabError) as caught:
             offers.named(each)
+        assert str(folder) not in str(caught.value)  # no more than its name
+    assert offers.name(str(folder)) == slug(str(folder))
+    assert offers.named(offers.name(str(folder))) == str(folder)
+    assert [offers.name(model) for model in (None, QWEN)] == ["embedded", QWEN]
     assert QWEN in offers
     assert None in offers
     assert OTHER not in offers

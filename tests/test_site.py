@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from sab import models
 from sab.errors import SabError
+from sab.packed import chosen_library
 from tests.hub_server import CHUNK, Hub, serving
 from tests.tiny import tiny_folder
 from viz.pages import machine as machines
@@ -219,6 +220,19 @@ def test_the_dialog_is_told_bytes_percent_and_the_time_left() -> None:
     assert (view(opening)["stage"], view(opening)["share"]) == ("Loading", 0.25)
 
 
+def test_a_space_names_the_models_that_it_offers_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import app
+
+    monkeypatch.setenv("SAB_ALLOW_MODELS", "some/one, some/two,")
+    assert app.offers(app.parse(["--allow-model", "a/third", "--host", "0.0.0.0"])) == Offers(
+        None, ("some/one", "some/two", "a/third")
+    )
+    assert app.offers(app.parse([])).free
+    monkeypatch.setenv("SPACE_ID", "somebody/sab-lens")
+    assert not app.offers(app.parse([])).free
+    assert app.offers(app.parse(["--any-model"])).free
+
+
 # --- from a hub
 
 
@@ -328,6 +342,9 @@ def test_each_model_has_a_page_of_its_own_and_each_page_leads_to_the_others(visi
     shown = visit.client.get(page)
     assert shown.status_code == 200
     assert "tiny-one · SAB Lens" in shown.text
+    store = next(each for each in visit.site.first.machine._residents if isinstance(each, Store) and each.model == tiny)
+    if chosen_library() is not None:
+        assert store._kernel_ready.wait(60)  # its runs are computed on as they are packed
     first, second = visit.client.get("/config").json(), visit.client.get(f"{page}config").json()
     assert second["root"] == f"http://127.0.0.1:7860/m/{slug(tiny)}"
     assert first["app_id"] != second["app_id"]

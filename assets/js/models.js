@@ -18,7 +18,7 @@ SabLens.mountModels = ({ element, server }) => {
   const form = make('form', { class: 'mo-form', hidden: true },
     make('label', { for: 'sab-models-name' }, 'Any other: a Hugging Face id, or a folder of this machine'),
     make('div', {}, field, send),
-    make('p', { class: 'sab-note' }, 'Read are safetensors weights and configurations; code that comes with a model is never run.'));
+    make('p', { class: 'sab-note' }, 'Only safetensors weights and configurations are read; code that comes with a model is never run.'));
   const said = make('p', { class: 'mo-said', role: 'alert', hidden: true });
   const cancel = make('button', { class: 'sab-button', type: 'button', hidden: true }, 'Cancel');
   const close = make('button', { class: 'sab-button', type: 'button' }, 'Close');

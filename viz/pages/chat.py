@@ -47,7 +47,7 @@ from viz.pages.store import Store
 from viz.pages.transcript import as_json, as_markdown, courier, parcel
 
 NEVER_SEEN = "; the embedded model has never seen one in training"
-NO_RUN = "there is no run of this model yet: make one in Binarize"
+NO_RUN = "There is no run of this model yet, so both sides are full precision: make one in Binarize."
 TEMPLATE = (
     '<div class="cv empty"><div class="cv-heads"></div>'
     '<div class="cv-log" role="log" aria-live="off"></div>'
@@ -141,14 +141,14 @@ def build(store: Store, shared: Shared) -> None:
     followed = gr.State("")
     asked = [left, right, length, temperature, seed, system]
 
-    def choices(event: gr.EventData, followed: str, one: str, other: str) -> tuple[Any, Any, str]:
+    def choices(event: gr.EventData, followed: str, one: str, other: str) -> tuple[Any, Any, str, Any]:
         """Both lists of models; the right side follows the run chosen in the header."""
         run = signalled(store, event).run
         names = side_names(store, *{one or "", other or ""})
-        changed: dict[str, Any] = {"choices": names, "info": "" if len(names) > 1 else NO_RUN}
-        if run not in (followed, one):
-            changed["value"] = run
-        return gr.Dropdown(choices=names), gr.Dropdown(**changed), run
+        hint = NO_RUN if len(names) == 1 else gr.skip() if followed else ""  # other sentences stay
+        if run in (followed, one):
+            return gr.Dropdown(choices=names), gr.Dropdown(choices=names), run, hint
+        return gr.Dropdown(choices=names), gr.Dropdown(choices=names, value=run), run, hint
 
     def show(conversation: Conversation, message: str = "") -> dict[Any, Any]:
         """The outputs of an event that changed the questions."""
@@ -337,7 +337,7 @@ def build(store: Store, shared: Shared) -> None:
     as_data.click(save_data, key, post, **at_once)
     as_text.click(save_text, key, post, **at_once)
     picture.sample(on_canvas, prompt, [prompt, tried], **at_once)
-    selection_signal("chat").select(choices, [followed, left, right], [left, right, followed], **at_once).then(
+    selection_signal("chat").select(choices, [followed, left, right], [left, right, followed, said], **at_once).then(
         heads, [key, left, right], view, **at_once
     )
     for choice in (left, right):

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 
 from sab.errors import SabError
-from viz.pages.offers import EMBEDDED, LOOPBACK, of_slug, slug, title
+from viz.pages.offers import LOOPBACK, of_slug, slug, title
 from viz.pages.opening import Openings, view
 from viz.pages.progress import TEMPLATE
 from viz.pages.shared import script_tags
@@ -59,7 +59,7 @@ class Chooser:
             model = of_slug(wanted, self._offers, known)
             here = model is None or model in known or model in (self._offers.first, *self._offers.allowed)
             # Following a link must not be enough to download anything: a person presses Open.
-            answer["wanted"] = {"model": EMBEDDED if model is None else model, "at_once": here}
+            answer["wanted"] = {"model": self._offers.name(model), "at_once": here}
         return answer
 
     def open(self, sent: Sent) -> Answer:
@@ -89,7 +89,7 @@ class Chooser:
         if name == self._mine:
             note = "this page"
         return {
-            "model": EMBEDDED if model is None else model,
+            "model": self._offers.name(model),
             "title": title(model),
             "where": "" if model is None or title(model) == model or not self._offers.free else model,
             "note": note,

@@ -47,7 +47,7 @@ class EvaluationBar:
                 value=200,
                 step=50,
                 label="Questions",
-                info="held out from training",
+                info="held out from training" if store.is_embedded else "of the embedded model's world",
                 elem_id="benchmark-questions",
                 min_width=200,
             )

@@ -50,10 +50,10 @@ class Offers:
         if text == EMBEDDED:
             return None
         for model in (self.first, *self.allowed):
-            if model is not None and text in (model, canonical(model)):
+            if model is not None and text in (model, canonical(model), slug(canonical(model))):
                 return canonical(model)
-        if not self.free:  # whether the folder is there is nobody's business
-            offered = ", ".join(("the embedded model", *self.allowed))
+        if not self.free:  # where folders are, and whether they are there, is nobody's business
+            offered = ", ".join(("the embedded model", *map(title, self.allowed)))
             raise SabError(f"This page does not offer {text}; it offers {offered}.")
         model = canonical(text)
         if not Path(model).is_dir() and not HUB_NAME.fullmatch(model):
@@ -61,6 +61,10 @@ class Offers:
                 f"There is no folder {text}; write a folder, or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
             )
         return model
+
+    def name(self, model: str | None) -> str:
+        """What `named` takes for a model; it gives no folder away that a visitor has not named."""
+        return slug(model) if model is None or (not self.free and Path(model).is_dir()) else model
 
     def __contains__(self, model: object) -> bool:
         """Whether that model may be opened."""

@@ -95,11 +95,12 @@ class Site:
             return name == self._first_slug or name in self._pages
 
     def add(self, store: Store) -> None:
-        """Make the page of another model; its model counts as used now."""
+        """Make the page of another model."""
         served = _Served(self.blocks(store), slug(store.model))
         with self._guard:
             self._pages[slug(store.model)] = served
         store.machine.used(store)
+        store.load_in_background()  # the weights are there already, its runs and the kernel come with them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
