@@ -83,7 +83,8 @@ def app_url(
     log = tmp_path_factory.mktemp("log") / "app.log"
     command = [sys.executable, "app.py", "--port", str(port)]
     command += ["--model", str(model_directory), "--runs", str(run_directory.parent)]
-    of_the_hub = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path_factory.mktemp("hub"))}
+    home = str(tmp_path_factory.mktemp("hub"))
+    of_the_hub = {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_HUB_OFFLINE": "0"}  # that hub is always here
     with log.open("w") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **of_the_hub}

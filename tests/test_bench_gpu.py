@@ -17,6 +17,7 @@ from tests.triton_device import needs_triton
 pytestmark = needs_triton
 
 
+@pytest.mark.slow  # takes long in a suite that people wait for
 def test_the_script_ends_with_one_json_object(capfd: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--toy", "--seconds", "0.01"]) == 0
     found = json.loads(capfd.readouterr().out.strip().splitlines()[-1])

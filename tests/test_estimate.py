@@ -160,6 +160,7 @@ print(json.dumps([seconds, peak, sum(report.bytes for report in reports), found]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory the way Linux tells it")
+@pytest.mark.slow  # takes long in a suite that people wait for
 def test_a_run_of_the_embedded_model_takes_about_what_is_estimated() -> None:
     """Wide bounds: the machine may be busy with other work during one of the two and not the other."""
     done = subprocess.run(

@@ -239,6 +239,7 @@ def test_where_triton_reaches_no_gpu_torch_computes_and_it_is_said(monkeypatch: 
         devices.takes_triton("cuda")
 
 
+@pytest.mark.slow  # takes long in a suite that people wait for
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     """Triton's compiler needs no GPU: to machine code for an A100 and an H100, without running it."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}

@@ -422,9 +422,9 @@ def test_keys(visitor: Visitor) -> None:
     page.keyboard.press("ArrowRight")
     page.wait_for_function("SabLens.state.linear.includes('.1.')")
     page.keyboard.press("?")
-    assert page.locator("dialog.sab-help").is_visible()
+    assert page.locator("dialog.sab-help[open]").is_visible()
     page.keyboard.press("Escape")
-    page.wait_for_selector("dialog.sab-help", state="detached")
+    page.wait_for_selector("dialog.sab-help[open]", state="detached")
 
 
 def test_light_and_dark_draw_in_their_own_colours(visitor: Visitor) -> None:
