@@ -17,7 +17,8 @@ from sab.registration import register
 if TYPE_CHECKING:
     from sab.checkpoint import export
     from sab.models import LVLM, load
-    from sab.runs import Recipe, Run
+    from sab.recipes import Recipe
+    from sab.runs import Run
     from sab.sequential import quantize
 
 __version__ = "0.1.0"
@@ -25,7 +26,7 @@ __all__ = ["LVLM", "Recipe", "Run", "SabError", "export", "load", "quantize"]
 
 _HOMES = {
     "LVLM": "sab.models",
-    "Recipe": "sab.runs",
+    "Recipe": "sab.recipes",
     "Run": "sab.runs",
     "export": "sab.checkpoint",
     "load": "sab.models",

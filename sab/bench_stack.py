@@ -27,7 +27,7 @@ from sab.capture import Batch, capture, run_decoder
 from sab.errors import SabError
 from sab.memory import give_back
 from sab.models import LVLM
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from sab.sequential import quantize
 
 Progress = Callable[[str, float], None]

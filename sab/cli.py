@@ -29,7 +29,8 @@ from sab.terminal import Parser, Progress, typed
 if TYPE_CHECKING:
     from sab.library import RecipeFile
     from sab.models import LVLM
-    from sab.runs import Recipe, Run
+    from sab.recipes import Recipe
+    from sab.runs import Run
 
 BUDGET_BLOCK_SIZE = 256
 
@@ -157,7 +158,7 @@ def _add_recipe(parser: Parser) -> None:
 def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
     """The recipe of an entry `method`, `method@bits` or `method+fisher` under the command's options."""
     from sab.calibration import source_of
-    from sab.runs import Recipe, method_and_budget
+    from sab.recipes import Recipe, method_and_budget
     from sab.significance import Thresholds
 
     beta, compensation = options.beta, options.compensation

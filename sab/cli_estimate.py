@@ -9,7 +9,7 @@ from sab.terminal import Progress
 
 if TYPE_CHECKING:
     from sab.models import LVLM
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
 COUNTED_SAMPLES = 16  # of the calibration samples, from which the tokens of all are estimated
 

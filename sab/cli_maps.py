@@ -14,7 +14,7 @@ from sab.terminal import Parser, Progress
 
 if TYPE_CHECKING:
     from sab.demo.suite import Question
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
 
 def add_map_commands(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -56,7 +56,7 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
 def _map_recipe(options: argparse.Namespace) -> Recipe:
     """A recipe of which only the maps matter, checked."""
     from sab.calibration import source_of
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from sab.significance import Thresholds
 
     if options.out is not None and options.out.is_dir():

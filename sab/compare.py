@@ -23,7 +23,8 @@ import numpy as np
 
 from sab import calibration, evaluate, runs, sensitivities
 from sab.binarizers import METHODS
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 
 if TYPE_CHECKING:
     from sab.demo.asks import Ask

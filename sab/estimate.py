@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from sab.binarizers import METHODS
 from sab.binarizers.pb_llm import KEPT_SHARE
 from sab.binarizers.sab_h import COLUMN_SCALE_ROWS, affordable
-from sab.compensate import FitSettings, LinearFit, fit_linear
+from sab.compensate import LinearFit, fit_linear
 from sab.hessian import HessianAccumulator, dampen, inverse_factor
 from sab.layout import complete, sizes
 from sab.memory import free_memory
 from sab.models import LVLM
 from sab.packing import pack
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from sab.sequential import chosen_linears
 from sab.significance import significance_map
 from sab.streaming import ROOM, weight_bytes
@@ -193,18 +193,9 @@ def structure(rows: int, width: int, recipe: Recipe, device: torch.device | str 
     language, vision = (spread(width).to(device) for _ in range(2))
 
     def fit() -> LinearFit:
-        settings = FitSettings(
-            iterations=recipe.iterations,
-            block_size=recipe.block_size,
-            search=recipe.search,
-            max_salient=recipe.max_salient,
-            emphasis=recipe.emphasis,
-            keep=recipe.keep,
-            bits=recipe.bits,
-        )
         held_out = hessian if METHODS[recipe.method].judged else None
         significance = significance_map(weight, language, vision)
-        return fit_linear(weight, hessian, recipe.method, settings, significance, held_out=held_out)
+        return fit_linear(weight, hessian, recipe.method, recipe.fit_settings, significance, held_out=held_out)
 
     found = fit()
     tensors, metadata = pack(found.codes)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sab.errors import SabError
 from sab.files import write_bytes
-from sab.runs import ASSET_RUNS, LABEL, LONGEST_LABEL, Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import ASSET_RUNS, LABEL, LONGEST_LABEL, Run
 
 LARGEST_RECIPE = 1_000_000  # bytes of a file that is read; 7B models have some 200 names of linears
 

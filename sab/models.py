@@ -1,11 +1,11 @@
 """Load a vision-language model with its processor, name its linears, and turn messages into model inputs.
 
-With processors.py the only file that knows model families. What it knows is little, because transformers tells the
-rest: `AutoModelForImageTextToText` picks the class, `get_decoder()` and `get_encoder(modality="image")` find
-the two halves, `config.image_token_id` marks visual tokens, and `prepare_inputs_for_generation` (the method
-`generate` itself uses) builds positions and masks. Positions are always passed explicitly: several families
-otherwise keep them from the *previous* call (`rope_deltas`), which is wrong as soon as a text-only prompt
-follows a picture or two visitors share a model.
+With configurations.py and processors.py the only file that knows model families. What it knows is little, because
+transformers tells the rest: `AutoModelForImageTextToText` picks the class, `get_decoder()` and
+`get_encoder(modality="image")` find the two halves, `config.image_token_id` marks visual tokens, and
+`prepare_inputs_for_generation` (the method `generate` itself uses) builds positions and masks. Positions are always
+passed explicitly: several families otherwise keep them from the *previous* call (`rope_deltas`), which is wrong as soon
+as a text-only prompt follows a picture or two visitors share a model.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from sab.configurations import configuration, without_picture_tokens
 from sab.errors import SabError
 from sab.memory import HOST, free_memory
 from sab.parts import PARTS
@@ -35,13 +35,9 @@ from sab.processors import load_processor, read_from
 from sab.streaming import ROOM, Streamed, on_meta, open_streamed, weight_bytes
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LAYOUT = ("rows", "cols", "num_patches")  # what processors say of a picture's tiles: for the text, not for the model
 PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
 FINGERPRINT_SAMPLES = 1024
-PACKED = "sab"  # the quantization method of our own checkpoints (hf.METHOD)
-LAYERS = re.compile(r"(layers?|blocks?|depth)$")
-MOST_LAYERS = 10_000
 
 Message = dict[str, str]
 Inputs = dict[str, Tensor]
@@ -489,62 +485,6 @@ def outline(
     return found
 
 
-def configuration(source: str, revision: str | None = None) -> Any:
-    """The configuration of a model that `load` takes, before a weight is read. SabError in one sentence for any
-    other."""
-    if not Path(source).exists() and not HUB_ID.fullmatch(source):
-        raise SabError(
-            f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
-        )
-    _check_depth(read_from(source, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)[0], source)
-    config = read_from(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise SabError(
-            f"{source} is a {config.model_type} model, not one that reads pictures and text; "
-            "choose a vision-language model."
-        )
-    if config.is_encoder_decoder:
-        raise SabError(
-            f"{source} is an encoder-decoder model ({config.model_type}), which is not supported; "
-            "choose one with a decoder that reads picture tokens, such as Qwen2.5-VL."
-        )
-    _check_family(config, source)
-    return config
-
-
-def _check_depth(values: Any, source: str) -> None:
-    """SabError for a configuration, as JSON, of more layers than any model has: they are counted out one by one, in
-    lists and in modules, long before a weight is read."""
-    for key, value in values.items() if isinstance(values, dict) else ():
-        if LAYERS.search(str(key)) and isinstance(value, int) and value > MOST_LAYERS:
-            raise SabError(f"The configuration of {source} asks for {value:,} as its {key}; get the checkpoint again.")
-        _check_depth(value, source)
-
-
-def _check_family(config: Any, source: str) -> None:
-    """SabError for kinds of models that can be told from the configuration and are not supported."""
-    decoder = config.get_text_config(decoder=True)
-    if any("expert" in key and isinstance(value, int) and value > 1 for key, value in decoder.to_dict().items()):
-        raise SabError(
-            f"{source} ({config.model_type}) is a mixture of experts, which is not supported; choose a dense model "
-            "such as Qwen2.5-VL, InternVL or LLaVA."
-        )
-    if getattr(decoder, "cross_attention_layers", None):
-        raise _without_picture_tokens(config, source)
-    quantization = getattr(config, "quantization_config", None)
-    if isinstance(quantization, dict) and quantization.get("quant_method") != PACKED:
-        raise SabError(
-            f"{source} is quantized already ({quantization.get('quant_method')}); name its full-precision checkpoint."
-        )
-
-
-def _without_picture_tokens(config: Any, source: str) -> SabError:
-    return SabError(
-        f"{source} ({config.model_type}) does not pass its pictures through the decoder as tokens, "
-        "so it is not supported; choose a model such as Qwen2.5-VL, InternVL or LLaVA."
-    )
-
-
 def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = None) -> LVLM:
     """An LVLM around a model and a processor that are already in memory, or whose weights are `streamed`, or that has
     none (on the meta device, for estimates). SabError where it is unsupported."""
@@ -554,7 +494,7 @@ def wrap(model: Any, processor: Any, source: str, streamed: Streamed | None = No
     crossing = any("cross_attn" in name for name, _ in decoder.named_modules())
     image_token_id = getattr(config, "image_token_id", None)
     if not isinstance(blocks, nn.ModuleList) or crossing or image_token_id is None:
-        raise _without_picture_tokens(config, source)
+        raise without_picture_tokens(config, source)
     modules = dict(model.named_modules())
     names = {id(module): name for name, module in modules.items()}
     info = _linear_info(modules, names[id(blocks)], names.get(id(model.get_encoder(modality="image")), ""))

@@ -39,14 +39,15 @@ from sab.binarizers import METHODS, BinaryCodes, LinearCodes
 from sab.calibrated import Calibrated, Maps, Moments, Progress, groups_of, through_block, through_tower
 from sab.calibration import Sample
 from sab.capture import Batch, picture_batches
-from sab.compensate import FactoredHessian, FitSettings, LinearFit, factor_hessian, fit_linear, quadratic
+from sab.compensate import FactoredHessian, LinearFit, factor_hessian, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import combine
 from sab.memory import HOST, Fallback, warn_of_host, with_host
 from sab.models import LVLM, fingerprint
 from sab.packing import count_bits, pack, unpack
+from sab.recipes import Recipe
 from sab.refine import Refinement, refine_block
-from sab.runs import LinearReport, Recipe, Run
+from sab.runs import LinearReport, Run
 from sab.sensitivities import known_maps
 from sab.significance import SignificanceMap, significance_map
 
@@ -449,22 +450,11 @@ def _fit(
         significance = significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds)
     except SabError as refusal:
         raise SabError(f"{name}: {refusal}") from refusal
-    settings = FitSettings(
-        iterations=recipe.iterations,
-        block_size=recipe.block_size,
-        damping=recipe.damping,
-        search=recipe.search,
-        max_salient=recipe.max_salient,
-        emphasis=recipe.emphasis,
-        compensation=recipe.compensation,
-        keep=recipe.keep,
-        bits=recipe.bits,
-    )
     held_out = moments[2:]
     unseen = _compensation_hessian(recipe, held_out, sensitivity, device) if held_out else None
     if unseen is not None and not bool(unseen.any()):
         unseen = None  # too few samples to hold any out
-    return fit_linear(weight, hessian, recipe.method, settings, significance, name, unseen), significance
+    return fit_linear(weight, hessian, recipe.method, recipe.fit_settings, significance, name, unseen), significance
 
 
 def _report(

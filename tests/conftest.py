@@ -55,7 +55,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_directory(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run (method sab, few samples) of that model; its folder's name is the run's id."""
     from sab import models
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from sab.sequential import quantize
 
     directory = tmp_path_factory.mktemp("runs") / "browser-run"

@@ -21,7 +21,7 @@ import torch
 
 from sab import sequential
 from sab.errors import SabError
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from tests.tiny import dialogues, tiny
 
 LINEARS = tuple(f"model.language_model.layers.{block}.self_attn.{kind}_proj" for block in (0, 1) for kind in "qk")

@@ -24,7 +24,7 @@ import torch
 from sab import calibrated, calibration, cli, distributed, files, runs, sequential
 from sab.calibration import Sample, SampleSet
 from sab.errors import SabError
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from tests.tiny import dialogues, tiny_folder
 
 LINEARS = tuple(

@@ -10,7 +10,8 @@ from sab import bench_answers, models
 from sab.demo.suite import questions
 from sab.errors import SabError
 from sab.kernels import cpu
-from sab.runs import ASSET_RUNS, Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import ASSET_RUNS, Run
 from sab.sequential import quantize
 from tests.tiny import dialogues, picture, tiny
 

@@ -13,7 +13,7 @@ import torch
 from sab.binarizers import METHODS
 from sab.compensate import FitSettings, fit_linear
 from sab.errors import SabError
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from sab.significance import Thresholds, significance_map
 from viz.pages import recipe_form
 from viz.pages.recipe_form import ALL, CHOSEN

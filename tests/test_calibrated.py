@@ -10,7 +10,7 @@ import pytest
 from sab import calibrated, sequential
 from sab.calibrated import Calibrated
 from sab.errors import SabError
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from tests.tiny import dialogues, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")

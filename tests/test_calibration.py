@@ -17,7 +17,8 @@ from PIL import Image
 from sab import calibration, calibration_files, cli, sequential
 from sab.calibration import SampleSet, choose, source_of
 from sab.errors import SabError
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from tests.tiny import picture, tiny, tiny_folder
 
 QUIET = pytest.mark.filterwarnings("ignore:.*tokens calibrate")

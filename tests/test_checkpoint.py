@@ -25,7 +25,8 @@ from sab.kernels import cpu
 from sab.models import LVLM
 from sab.packed import kernels_of, packed_linears
 from sab.packing import pack
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from sab.sequential import quantize
 from tests.tiny import dialogues, picture, tiny, tiny_folder
 

@@ -12,7 +12,8 @@ from sab.compare import Asked, gap
 from sab.demo.suite import questions
 from sab.errors import SabError
 from sab.models import LVLM, load
-from sab.runs import Recipe, Run, method_and_budget
+from sab.recipes import Recipe, method_and_budget
+from sab.runs import Run
 from sab.sequential import quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")

@@ -19,7 +19,8 @@ from sab.errors import SabError
 from sab.hessian import HessianAccumulator
 from sab.models import LVLM
 from sab.packing import count_bits
-from sab.runs import ASSET_RUNS, Recipe, Run, method_and_budget
+from sab.recipes import Recipe, method_and_budget
+from sab.runs import ASSET_RUNS, Run
 from sab.significance import significance_map
 
 # name: (hidden, intermediate, layers, heads, key-value heads, tied), parameters as published
@@ -142,7 +143,7 @@ import json, time, warnings
 from pathlib import Path
 from sab import calibration, models, sequential
 from sab.calibrated import Calibrated
-from sab.runs import Recipe
+from sab.recipes import Recipe
 warnings.simplefilter("ignore")
 recipe = Recipe(samples=128)
 lvlm = models.load(device="cpu")

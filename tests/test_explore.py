@@ -22,7 +22,7 @@ from sab.binarizers.codes import BinaryCodes, KeptCodes
 from sab.control_files import StoredControls
 from sab.errors import SabError
 from sab.models import Units
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from sab.significance import PARTITION_NAMES, Thresholds, significance_map
 from tests.test_packing import codes_of
 from viz.downsample import decode, encode

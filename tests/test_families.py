@@ -25,7 +25,8 @@ from sab.evaluate import greedy
 from sab.models import LVLM
 from sab.packed import packed_linears
 from sab.parts import PARTS
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from sab.sequential import quantize
 from sab.significance import significance_map
 from tests.families import FAMILIES, family, family_folder

@@ -22,7 +22,8 @@ from sab.kernels import gpu
 from sab.models import load
 from sab.packed import PackedLinear, has_kernel, swap
 from sab.packing import pack
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from sab.sequential import quantize
 from tests.test_kernels import binary_codes, inputs, integer_codes, largest
 from tests.test_packing import codes_of

@@ -19,7 +19,8 @@ from sab import models
 from sab.checkpoint import account, export
 from sab.errors import SabError
 from sab.hf import SabConfig, checksum
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from sab.sequential import quantize
 from tests.tiny import dialogues, tiny, tiny_folder
 

@@ -133,7 +133,7 @@ class Told:
 
 def test_a_stopped_run_keeps_its_layers_and_resumes_to_the_end(tmp_path: Path) -> None:
     from sab import models, runs
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
     names = tuple(name for name in models.load().decoder_linears if ".layers.0.self_attn." in name)
     recipe = Recipe(method="xnor", samples=2, linears=names)
@@ -157,7 +157,7 @@ def test_a_stopped_run_keeps_its_layers_and_resumes_to_the_end(tmp_path: Path) -
 
 def test_an_evaluation_is_stored_with_its_control_and_its_distance(tmp_path: Path) -> None:
     from sab import models, runs
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
     name = next(iter(models.load().decoder_linears))
     bench, told = worker.Bench(), Told()
@@ -210,7 +210,7 @@ def test_the_worker_refuses_a_model_that_does_not_fit(tmp_path: Path, monkeypatc
 
 def test_the_worker_changes_models_from_task_to_task(tmp_path: Path) -> None:
     from sab import runs
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from tests.tiny import tiny_folder
 
     bench, tiny = worker.Bench(), str(tiny_folder())
@@ -228,7 +228,7 @@ def test_the_worker_changes_models_from_task_to_task(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from viz.pages.store import Store, version
 
     store = Store(None, [tmp_path])
@@ -257,7 +257,7 @@ def test_a_resumed_run_is_read_anew_by_every_cache(tmp_path: Path) -> None:
 
 
 def test_what_is_computed_ahead_is_heard_of_by_the_job_that_needs_it_and_gives_way_to_another(jobs: Jobs) -> None:
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
     recipe = Recipe(samples=8)
     came, seen = threading.Event(), []
@@ -288,7 +288,7 @@ def test_what_is_computed_ahead_is_heard_of_by_the_job_that_needs_it_and_gives_w
 
 
 def test_a_job_stopped_while_it_waits_for_what_is_computed_ahead_makes_nothing(jobs: Jobs) -> None:
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
     told, stopped, worked = threading.Event(), threading.Event(), []
 
@@ -316,7 +316,7 @@ def test_a_job_stopped_while_it_waits_for_what_is_computed_ahead_makes_nothing(j
 
 
 def test_layers_of_every_part_are_counted(tmp_path: Path) -> None:
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from tests.tiny import tiny_folder
 
     told = Told()
@@ -336,7 +336,7 @@ def test_a_full_disk_is_one_sentence_and_the_layers_before_are_kept(
     import os
 
     from sab import models, runs
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
     names = tuple(name for name in models.load().decoder_linears if ".layers.0.self_attn." in name)
     work = Task(None, str(tmp_path / "run"), Recipe(method="xnor", samples=2, linears=names), 0)

@@ -12,7 +12,8 @@ import pytest
 
 from sab import cli, library, models, runs, sequential
 from sab.errors import SabError
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from tests.tiny import dialogues, tiny, tiny_folder
 from viz.pages import worker
 from viz.pages.worker import Task

@@ -18,7 +18,8 @@ from PIL import Image
 
 from sab import chat, checkpoint, sequential
 from sab.errors import SabError
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from tests.tiny import dialogues, picture, tiny, tiny_folder
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import torch
 
 from sab import calibrated, memory, sensitivities, sequential
 from sab.errors import SabError
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from tests.tiny import dialogues, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")

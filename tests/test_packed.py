@@ -25,7 +25,8 @@ from sab.layout import complete
 from sab.models import LVLM
 from sab.packed import MATRIX_UNIT_FROM, UNPACK_FROM, PackedLinear, swap
 from sab.packing import pack
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from sab.sequential import quantize
 from tests.test_packing import codes_of
 from tests.tiny import dialogues, picture, tiny

@@ -9,7 +9,8 @@ import pytest
 
 from sab import sequential
 from sab.errors import SabError
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from tests.tiny import dialogues, tiny, tiny_folder
 from viz.pages import asked, pinned
 from viz.pages.store import Selection, Store

@@ -14,8 +14,9 @@ from sab.capture import Batch, capture
 from sab.compensate import fit_linear
 from sab.errors import SabError
 from sab.models import LVLM
+from sab.recipes import Recipe
 from sab.refine import is_held_out, refine_block
-from sab.runs import LinearReport, Recipe, Run
+from sab.runs import LinearReport, Run
 from tests.tiny import dialogues, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")

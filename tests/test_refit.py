@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sab.errors import SabError
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from sab.significance import Thresholds
 from viz.pages import conversation as talk
 from viz.pages import refit

@@ -11,7 +11,8 @@ from sab import runs, sequential
 from sab.binarizers import BinaryCodes
 from sab.errors import SabError
 from sab.parts import in_forward_order
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from sab.significance import Thresholds
 from tests.tiny import dialogues, tiny
 

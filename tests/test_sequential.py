@@ -10,7 +10,8 @@ import torch
 from sab import calibrated, runs, sensitivities, sequential
 from sab.errors import SabError
 from sab.models import LVLM, fingerprint
-from sab.runs import LinearReport, Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import LinearReport, Run
 from tests.tiny import dialogues, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")

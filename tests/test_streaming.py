@@ -19,7 +19,8 @@ from sab import models, sequential, streaming
 from sab.cli import main
 from sab.errors import SabError
 from sab.models import LVLM
-from sab.runs import Recipe, Run
+from sab.recipes import Recipe
+from sab.runs import Run
 from tests import test_capture
 from tests.tiny import dialogues, tiny, tiny_folder
 
@@ -191,7 +192,7 @@ CHILD = """
 import json, sys, warnings
 from pathlib import Path
 from sab import models, sequential
-from sab.runs import Recipe
+from sab.recipes import Recipe
 from tests.tiny import dialogues, tiny
 
 warnings.simplefilter("ignore")

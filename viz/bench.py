@@ -31,7 +31,8 @@ from torch import nn
 from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.models import LVLM, LinearInfo, load
-from sab.runs import Recipe, start, store_sensitivities
+from sab.recipes import Recipe
+from sab.runs import start, store_sensitivities
 from viz.pages.explore import ExploreData
 from viz.pages.store import Store
 from viz.pages.worker import Bench, Task

@@ -28,7 +28,7 @@ BOTH_DONE = """() => {
 def tiny(tmp_path_factory: pytest.TempPathFactory, run_directory: Path) -> Path:
     """The tiny model's folder, and a run of it among the runs of the page."""
     from sab import models
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from sab.sequential import quantize
     from tests.tiny import tiny_folder
 

@@ -31,7 +31,8 @@ from viz.pages.signal import rerun_signal, selection_signal, signalled
 from viz.pages.store import THRESHOLD_RANGES, Selection, Store
 
 if TYPE_CHECKING:
-    from sab.runs import LinearReport, Recipe
+    from sab.recipes import Recipe
+    from sab.runs import LinearReport
 
 NO_RUN_CHART = "The error of each layer appears here, one bar at a time, as it is binarized."
 NO_ACCURACY = "Every run that has been asked held-out questions becomes a point here."
@@ -76,7 +77,7 @@ def build(store: Store, shared: Shared) -> None:
     def fill() -> dict[Any, Any]:
         """The methods and the recipe's defaults, read after the page is up because they come with torch."""
         from sab.binarizers import METHODS
-        from sab.runs import Recipe
+        from sab.recipes import Recipe
 
         recipe = Recipe()
         looks = recipe_form.shown_for(recipe.method, False)
@@ -94,7 +95,7 @@ def build(store: Store, shared: Shared) -> None:
         return form.show(values, recipe_form.shown_for(method, budget))
 
     def choose_budget(method: object, budget: object) -> dict[Any, Any]:
-        from sab.runs import Recipe
+        from sab.recipes import Recipe
 
         size = recipe_form.BUDGET_BLOCK_SIZE if budget is True else Recipe.block_size
         return form.show({"block_size": size}, recipe_form.shown_for(method, budget))

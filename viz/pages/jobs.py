@@ -28,7 +28,8 @@ from viz.pages.worker import DONE, FAILED, STOPPED, Task, serve
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
-    from sab.runs import LinearReport, Recipe
+    from sab.recipes import Recipe
+    from sab.runs import LinearReport
 
 WAITING, RUNNING = "waiting", "running"
 ENDED = (DONE, STOPPED, FAILED)

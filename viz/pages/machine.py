@@ -62,7 +62,7 @@ class Machine:
     def make_room(self, name: str, place: str) -> None:
         """Have room for the model in the folder `place` and for a run of it, other models going where they must.
         SabError where even that is not enough, and for what no page can show."""
-        from sab.models import configuration
+        from sab.configurations import configuration
 
         if (Path(place) / "recipe.json").exists() and not (Path(place) / "config.json").exists():
             raise SabError(f"{name} is a run and not a model: open its model, and choose the run there.")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sab.control_files import StoredControls
-    from sab.runs import Recipe, Run
+    from sab.recipes import Recipe
+    from sab.runs import Run
     from sab.significance import SignificanceMap, Thresholds
 
 SEEDS = 3  # calibration seeds that stability compares

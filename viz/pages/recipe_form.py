@@ -18,7 +18,7 @@ from viz.pages.shared import script_tags
 from viz.pages.store import THRESHOLD_RANGES, Selection, Store
 
 if TYPE_CHECKING:
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
 ALL, CHOSEN = "All layers", "Chosen layers"
 BUDGET_BLOCK_SIZE = 256  # row scales cost half of what they cost at 128
@@ -263,7 +263,7 @@ def recipe_of(store: Store, form: Mapping[str, Any]) -> tuple[Recipe, int]:
     recipe may have."""
     from sab.binarizers import METHODS
     from sab.parts import in_forward_order
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
     from sab.significance import Thresholds
 
     method = METHODS.get(form["method"]) if isinstance(form["method"], str) else None

@@ -24,7 +24,7 @@ def submit(store: Store, conversation: Conversation, sent: dict[str, Any]) -> Jo
     the salient share. Raises SabError, in one sentence, for anything that cannot be done."""
     from sab import runs
     from sab.binarizers import METHODS
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
     turn, side = searched(conversation)
     base = runs_of(store, turn.replies[side].run)[0]

@@ -241,7 +241,7 @@ class Store:
 
         def prepare() -> None:
             if sum(weight.numel() for weight in self.lvlm.model.parameters()) <= SMALL_MODEL:
-                from sab.runs import Recipe
+                from sab.recipes import Recipe
 
                 self.jobs.prepare(Recipe(model=self.model), self.place)
 

@@ -25,7 +25,7 @@ from sab.errors import SabError
 if TYPE_CHECKING:
     from sab.calibrated import Calibrated
     from sab.models import LVLM
-    from sab.runs import Recipe
+    from sab.recipes import Recipe
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 KEPT_BYTES = 1e9  # of what runs with the same calibration samples share
