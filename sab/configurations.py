@@ -10,9 +10,9 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from sab.errors import SabError
+from sab.hub import HUB_ID
 from sab.processors import read_from
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PACKED = "sab"  # the quantization method of our own checkpoints (hf.METHOD)
 LAYERS = re.compile(r"(layers?|blocks?|depth)$")
 MOST_LAYERS = 10_000

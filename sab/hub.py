@@ -21,6 +21,7 @@ from typing import Any
 
 from sab.errors import SabError
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 BESIDE = re.compile(r"[\w.-]+\.(json|jinja|txt|model)")
 PATIENCE = 15.0  # seconds in which the hub has to answer

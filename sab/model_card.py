@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sab.binarizers import METHODS
-from sab.configurations import HUB_ID
+from sab.hub import HUB_ID
 from sab.runs import Run
 
 LOADING = {

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 CHUNK = 1 << 16
 
 
@@ -127,3 +130,17 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def ask_here(monkeypatch: pytest.MonkeyPatch, running: Hub, cache: Path) -> None:
+    """Have this process ask that hub and not the real one, whatever the environment says, and keep files in `cache`."""
+    here = {
+        "HF_HUB_OFFLINE": False,
+        "ENDPOINT": running.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": running.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": True,
+        "DOWNLOAD_CHUNK_SIZE": CHUNK,
+    }
+    for name, value in here.items():
+        monkeypatch.setattr(constants, name, value)

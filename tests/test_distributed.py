@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 
 from sab import distributed
 from sab.runs import Run
+from tests.children import answering
 from tests.several import RECIPES
 from tests.tiny import tiny_folder
 
@@ -33,27 +33,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start(place: Path) -> Iterator[Start]:
     """Quantize by several processes, without waiting for libraries each time."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.several", str(place)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-    )
+    with answering("tests.several", str(place)) as send:
 
-    def ask(run: str, recipe: str, size: int = 2, trouble: str = "none", **more: Any) -> list[dict[str, Any]]:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        asked = {"resume": False, "patience": None, **more}
-        child.stdin.write(json.dumps({"run": run, "recipe": recipe, "size": size, "trouble": trouble, **asked}) + "\n")
-        child.stdin.flush()
-        return json.loads(child.stdout.readline())
+        def ask(run: str, recipe: str, size: int = 2, trouble: str = "none", **more: Any) -> list[dict[str, Any]]:
+            asked = {"resume": False, "patience": None, **more}
+            return send({"run": run, "recipe": recipe, "size": size, "trouble": trouble, **asked})
 
-    yield ask
-    assert child.stdin is not None
-    child.stdin.close()
-    assert child.wait(60) == 0
+        yield ask
 
 
 def finished(start: Start, place: Path, run: str, recipe: str, **how: Any) -> Run:

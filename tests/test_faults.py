@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from sab import files, runs, sequential
 from sab.errors import SabError
 from sab.runs import Run
+from tests.children import answering
 from tests.killed import LINEARS, RECIPES, SAMPLES
 from tests.tiny import tiny
 
@@ -52,27 +52,12 @@ def whole(directory: Path) -> bool:
 def attempt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Attempt]]:
     """A directory, and a way to quantize into a run below it in a process that can be killed."""
     directory = tmp_path_factory.mktemp("killed")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.killed", str(directory)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[1],
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
+    with answering("tests.killed", str(directory)) as send:
 
-    def ask(run: str, recipe: str, **how: Any) -> dict[str, Any]:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(json.dumps({"run": run, "recipe": recipe, **how}) + "\n")
-        child.stdin.flush()
-        return json.loads(child.stdout.readline())
+        def ask(run: str, recipe: str, **how: Any) -> dict[str, Any]:
+            return send({"run": run, "recipe": recipe, **how})
 
-    yield directory, ask
-    child.stdin.close()
-    assert child.wait(60) == 0
+        yield directory, ask
 
 
 def reference(attempt: tuple[Path, Attempt], recipe: str) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from sab import hub, models
 from sab.errors import SabError
-from tests.hub_server import CHUNK, Hub, serving
+from tests.hub_server import Hub, ask_here, serving
 from tests.tiny import tiny_folder
 
 NAME = "somebody/tiny-qwen"
@@ -29,13 +29,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     (folder / "consolidated.safetensors").write_bytes(b"the same weights once more")
     with serving() as running:
         running.repositories[NAME] = folder
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
+        ask_here(monkeypatch, running, tmp_path / "cache")
         yield running
 
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from sab import models
 from sab.errors import SabError
 from sab.packed import chosen_library
-from tests.hub_server import CHUNK, Hub, serving
+from tests.hub_server import Hub, ask_here, serving
 from tests.tiny import tiny_folder
 from viz.pages import machine as machines
 from viz.pages.chooser import check_origin
@@ -240,12 +240,7 @@ def test_a_space_names_the_models_that_it_offers_in_its_environment(monkeypatch:
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with serving() as running:
         running.repositories[NAME] = Path(shutil.copytree(tiny_folder(), tmp_path / "served"))
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
+        ask_here(monkeypatch, running, tmp_path / "cache")
         yield running
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sab.errors import SabError
+from sab.hub import HUB_ID
 
 EMBEDDED = "embedded"  # how addresses and requests call the model that ships here
 HUB_ADDRESS = re.compile(r"https?://(www\.)?(huggingface\.co|hf\.co)/")
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LONGEST = 500  # characters of what a visitor may write
 REMEMBERED = 12  # models opened before
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -56,7 +56,7 @@ class Offers:
             offered = ", ".join(("the embedded model", *map(title, self.allowed)))
             raise SabError(f"This page does not offer {text}; it offers {offered}.")
         model = canonical(text)
-        if not Path(model).is_dir() and not HUB_NAME.fullmatch(model):
+        if not Path(model).is_dir() and not HUB_ID.fullmatch(model):
             raise SabError(
                 f"There is no folder {text}; write a folder, or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
             )
@@ -135,7 +135,7 @@ class History:
         except SabError:
             return []
         named = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
-        return [each for each in named if HUB_NAME.fullmatch(each) or _is_whole_path(each)][:REMEMBERED]
+        return [each for each in named if HUB_ID.fullmatch(each) or _is_whole_path(each)][:REMEMBERED]
 
 
 def _is_whole_path(text: str) -> bool:
