@@ -36,6 +36,13 @@ BROWSER_ARGUMENTS = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that drive the page share one process, and with it one app and one browser."""
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
 def missing_browser(reason: str) -> None:
     """Skip, or fail where a browser has to be there."""
     if os.environ.get("SAB_REQUIRE_BROWSER") == "1":

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         environment |= {"TRITON_INTERPRET": "1", "SAB_KERNEL": "triton"}
         chosen = ["-m", "gpu"]  # which skip, one by one
     # on the way to stderr, as stdout ends in one JSON object
-    command = [sys.executable, "-m", "pytest", *TESTS, *chosen]
+    command = [sys.executable, "-m", "pytest", "-n", "0", *TESTS, *chosen]  # one at a time on one device
     tests = subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr)
     command = [sys.executable, "-m", "sab", "bench", "gpu", "--seconds", str(options.seconds)]
     command += ["--toy"] if options.toy else []
