@@ -139,7 +139,7 @@ def test_explore_asks_for_its_layer_with_its_thresholds(visitor: Visitor, run_di
 def test_a_stopped_run_keeps_its_layers_and_is_resumed_after_a_reload(visitor: Visitor) -> None:
     page = open_form(visitor)
     quick(page)
-    number(page, "#binarize-samples", "512")  # long enough to be stopped after a reload, on a fast machine too
+    number(page, "#binarize-samples", "256")  # long enough to be stopped after a reload, on a fast machine too
     page.click("#binarize-run")
     page.wait_for_selector("#binarize-progress .pg-facts strong")
     page.reload()

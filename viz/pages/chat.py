@@ -343,9 +343,9 @@ def build(store: Store, shared: Shared) -> None:
     for choice in (left, right):
         choice.change(heads, [key, left, right], view, **at_once)
     when_opened(fn=opened, outputs=[picture, prompt, tried], **at_once)
-    key.select(restore, key, [*changed, picture, prompt], **at_once).then(
-        watch, key, changed, concurrency_limit=None, **quiet
-    )
+    restored = key.select(restore, key, [*changed, picture, prompt], **at_once)
+    restored.then(watch, key, changed, concurrency_limit=None, **quiet)
+    then_answer(restored)  # a side whose event the reload cut off before it began is begun here
 
 
 def prepare(store: Store, *sides: str) -> None:
