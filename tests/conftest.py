@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes, and all that they start, share the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 import pytest
 import torch
 
@@ -20,9 +24,6 @@ from tests.hub_server import Hub, serving
 
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes share the cores
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -148,7 +149,7 @@ class Visitor:
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(120_000)
         self.url = url
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
