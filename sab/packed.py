@@ -156,7 +156,8 @@ class PackedLinear(nn.Module):
         """[tokens, m] to [tokens, n] in the same dtype by the C kernel."""
         weight, way = self._arranged(), self._way(len(x), x.dtype)
         if way == MATRIX_UNIT:
-            return weight.multiply_matrix_unit(x.bfloat16()).to(x.dtype)
+            made = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+            return weight.multiply_matrix_unit(x.bfloat16(), made).to(x.dtype)
         if way == UNPACK:
             known = x if x.dtype == torch.bfloat16 else x.float()
             return weight.multiply_unpacked(known).to(x.dtype)

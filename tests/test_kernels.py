@@ -250,8 +250,12 @@ def test_the_matrix_unit_takes_whole_and_broken_groups() -> None:
     for rows, width, tokens in ((300, 2304, 70), (16, 32, 1), (272, 256, 32)):
         codes = codes_of("sab" if width < 1000 else "rtn2", rows, width, block_size=128)
         x = inputs(tokens, width, 1).bfloat16()
-        found = cpu.Weight(tiles_of(codes), LIBRARY).multiply_matrix_unit(x)
+        weight = cpu.Weight(tiles_of(codes), LIBRARY)
+        found = weight.multiply_matrix_unit(x)
         assert torch.allclose(found.double(), x.double() @ codes.dense().bfloat16().double().T, atol=1e-3)
+        assert torch.equal(weight.multiply_matrix_unit(x, torch.bfloat16), found.bfloat16())
+        with pytest.raises(SabError, match="float32 or bfloat16"):
+            weight.multiply_matrix_unit(x, torch.float16)
 
 
 @needs_c
@@ -436,7 +440,8 @@ def exercise() -> None:
                     weight.multiply(x, "fast")
                     weight.multiply_unpacked(x.bfloat16())
                     if weight.takes_matrix_unit:
-                        weight.multiply_matrix_unit(x.bfloat16())
+                        weight.multiply_matrix_unit(x.bfloat16(), torch.float32)
+                        weight.multiply_matrix_unit(x.bfloat16(), torch.bfloat16)
     print(len(ran), "paths exercised")
 
 

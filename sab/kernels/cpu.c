@@ -64,9 +64,9 @@ typedef struct {
     const float *x;                                                /* [batch, width] */
     const uint16_t *halves;                                        /* [batch / 16, width / 32, 16, 32] bfloat16 */
     float *y;                                                      /* [batch, rows] */
-    void *dense;                                                   /* [width, tiles * 16] */
+    void *dense;                                                   /* [width, tiles * 16], or y in bfloat16 */
     int64_t batch, first_tile, last_tile, share, multiple;         /* a share is a multiple of this many tiles */
-    int bfloat;
+    int bfloat, twice;                                             /* twice: a second share for whoever is done early */
     int (*body)(const void *job, int64_t first_tile, int64_t last_tile);
     atomic_llong next;
     atomic_int failed;
@@ -135,7 +135,7 @@ static int run(Job *job, int threads, Parallel parallel) {
     int64_t tiles = job->last_tile - job->first_tile;
     if (threads > tiles) threads = (int)tiles;
     if (threads < 1) threads = 1;
-    int64_t pieces = threads == 1 ? 1 : 2 * threads;               /* a second one for whoever is done early */
+    int64_t pieces = job->twice && threads > 1 ? 2 * threads : threads;
     job->share = (tiles + pieces - 1) / pieces;
     if (job->multiple) job->share = (job->share + job->multiple - 1) / job->multiple * job->multiple;
     atomic_init(&job->next, job->first_tile);
@@ -250,6 +250,13 @@ static MATRIX void two_by_two(const uint16_t *x, int64_t below, const uint16_t *
     _tile_stored(3, lower + LANES, WIDE);
 }
 
+static MATRIX void to_bfloat(uint16_t *to, const float *from, int64_t count) {
+    for (int64_t c = 0; c < count; c += LANES) {
+        __mmask16 kept = (__mmask16)(count - c < LANES ? (1u << (count - c)) - 1 : 0xFFFF);
+        _mm256_mask_storeu_epi16(to + c, kept, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(kept, from + c)));
+    }
+}
+
 static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_tile) {
     const Job *job = data;
     const Layer *layer = job->layer;
@@ -289,8 +296,14 @@ static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_til
                                end - left, sums + (token * GROUP + tile) * LANES);
         }
         int64_t row = group * LANES, rows = layer->rows - row < count * LANES ? layer->rows - row : count * LANES;
-        for (int64_t token = 0; token < job->batch; token++)
-            memcpy(job->y + token * layer->rows + row, sums + token * GROUP * LANES, (size_t)rows * sizeof(float));
+        for (int64_t token = 0; token < job->batch; token++) {
+            const float *from = sums + token * GROUP * LANES;
+            int64_t at = token * layer->rows + row;
+            if (job->bfloat)
+                to_bfloat((uint16_t *)job->dense + at, from, rows);
+            else
+                memcpy(job->y + at, from, (size_t)rows * sizeof(float));
+        }
     }
     _tile_release();
     free(memory);
@@ -301,13 +314,14 @@ static int matrix_unit(void) { return 0; }
 #define prefill NULL
 #endif
 
-/* y [batch, rows] = x W^T with x and W in bfloat16, x [ceil(batch / 32) * 2, width / 32, 16, 32]: pieces of 16 tokens
-   and 32 columns. As sab_multiply, or -3 without a matrix unit, for an odd width, or for blocks that do not fill its
-   steps. */
-int sab_prefill(const Layer *layer, const uint16_t *x, float *y, int64_t batch, int threads, Parallel parallel) {
+/* y [batch, rows], float or bfloat16, = x W^T with x and W in bfloat16, x [ceil(batch / 32) * 2, width / 32, 16, 32]:
+   pieces of 16 tokens and 32 columns. As sab_multiply, or -3 without a matrix unit, for an odd width, or for blocks
+   that do not fill its steps. */
+int sab_prefill(const Layer *layer, const uint16_t *x, void *y, int64_t batch, int bfloat, int threads,
+                Parallel parallel) {
     if (!matrix_unit() || layer->width % DEEP || layer->block_size % DEEP || layer->block_size > PANEL) return -3;
-    Job job = {.layer = layer, .halves = x, .y = y, .batch = batch, .last_tile = layer->tiles, .body = prefill,
-               .multiple = GROUP};
+    Job job = {.layer = layer, .halves = x, .y = y, .dense = y, .batch = batch, .last_tile = layer->tiles,
+               .bfloat = bfloat, .body = prefill, .multiple = GROUP, .twice = 1};
     return run(&job, threads, parallel);
 }
 
@@ -329,6 +343,7 @@ int sab_paths(void) {
 /* y [batch, rows] = x [batch, width] W^T; 0, or -1 without memory, or -2 for a path that is not compiled in. */
 int sab_multiply(const Layer *layer, const float *x, float *y, int64_t batch, int path, int fast, int threads,
                  Parallel parallel) {
+    /* one share a thread: the tables of a token are made once for each share */
     Job job = {.layer = layer, .x = x, .y = y, .batch = batch, .last_tile = layer->tiles};
     switch (path) {
         case PORTABLE: job.body = fast ? multiply_0_1 : multiply_0_0; break;
@@ -346,7 +361,7 @@ int sab_multiply(const Layer *layer, const float *x, float *y, int64_t batch, in
 int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t count, int bfloat, int path, int threads,
                Parallel parallel) {
     Job job = {.layer = layer, .dense = dense, .first_tile = first_tile, .last_tile = first_tile + count,
-               .bfloat = bfloat};
+               .bfloat = bfloat, .twice = 1};
     switch (path) {
         case PORTABLE: job.body = unpack_0_0; break;
 #if defined(__x86_64__)
@@ -652,12 +667,25 @@ INLINE void NAME(fill)(const float *values, int64_t first, int64_t last, char *t
     for (int j = 0; j < CELLS; j++) signs[j] = load_f(SIGN[j]);
 #if FAST
     float most = 0, wrong = 0;
+#if PATH >= 2
+    VF largest = splat(0), off = splat(0);
+    for (int64_t c = first * LANES; c < last * LANES; c += LANES) { /* a cell's sum in each of its four lanes */
+        VF sum = _mm512_abs_ps(load_f(values + c));
+        sum = add(sum, _mm512_permute_ps(sum, 0xB1));
+        sum = add(sum, _mm512_permute_ps(sum, 0x4E));
+        largest = _mm512_max_ps(largest, sum);
+        off = add(off, sub(sum, sum));                             /* NaN for NaN and infinity */
+    }
+    most = _mm512_reduce_max_ps(largest);
+    wrong = _mm512_reduce_add_ps(off);
+#else
     for (int64_t c = first * LANES; c < last * LANES; c += CELLS) {
         float sum = __builtin_fabsf(values[c]) + __builtin_fabsf(values[c + 1]) + __builtin_fabsf(values[c + 2]) +
                     __builtin_fabsf(values[c + 3]);
         most = sum > most ? sum : most;
         wrong += sum - sum;                                        /* NaN for NaN and infinity */
     }
+#endif
     float inverse = most > 1e-35f && wrong == 0 ? 127.0f / most : 0.0f;
     *delta = wrong != 0 ? wrong : most > 1e-35f ? most / 127.0f : 0.0f;
 #else
@@ -695,10 +723,19 @@ INLINE void NAME(prepare)(const Layer *layer, int64_t block, int64_t tail_unit, 
     const uint16_t *order = layer->order + block * places;
     const uint16_t *column = layer->columns ? layer->column + block * places : NULL;
     lookup->sum = lookup->tail_sum = 0;
-    for (int64_t c = 0; c < places; c++) {
-        sorted[c] = order[c] == PADDING ? 0 : x[block * layer->block_size + order[c]];
-        if (c < start) lookup->sum += sorted[c]; else lookup->tail_sum += sorted[c];
+    x += block * layer->block_size;
+#if PATH >= 2
+    for (int64_t c = 0; c < places; c += LANES) {
+        __m512i at = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(order + c)));
+        __mmask16 there = _mm512_cmpneq_epi32_mask(at, _mm512_set1_epi32(PADDING));
+        store_f(sorted + c, _mm512_mask_i32gather_ps(splat(0), there, at, x, 4));
     }
+#else
+    for (int64_t c = 0; c < places; c++) sorted[c] = order[c] == PADDING ? 0 : x[order[c]];
+#endif
+    if (layer->means || layer->main_kind == INTEGER) /* nobody else asks for them */
+        for (int64_t c = 0; c < places; c++)
+            if (c < start) lookup->sum += sorted[c]; else lookup->tail_sum += sorted[c];
     int64_t across = layer->blocks * places;
     int paired = layer->main_kind == SPLIT;
     for (int g = 0; g < (paired ? 2 : 1); g++) {

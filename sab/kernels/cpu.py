@@ -91,7 +91,7 @@ def load(choice: str | None = None) -> Library | None:
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.sab_multiply.argtypes = [pointer, pointer, pointer, whole, number, number, number, pointer]
     library.sab_unpack.argtypes = [pointer, pointer, whole, whole, number, number, number, pointer]
-    library.sab_prefill.argtypes = [pointer, pointer, pointer, whole, number, pointer]
+    library.sab_prefill.argtypes = [pointer, pointer, pointer, whole, number, number, pointer]
     functions = library.sab_multiply, library.sab_unpack, library.sab_prefill
     return Library(choice or usable[-1], *functions, _torch_threads(), bool(runs >> MATRIX_UNIT & 1))
 
@@ -128,17 +128,21 @@ class Weight:
             self._run(self.library.multiply, x.data_ptr(), y.data_ptr(), len(x), self._path, fast, threads)
         return y
 
-    def multiply_matrix_unit(self, x: Tensor) -> Tensor:
-        """`x` bfloat16 [tokens, m] to float32 [tokens, n], weights dequantized to bfloat16 a piece at a time."""
+    def multiply_matrix_unit(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`x` bfloat16 [tokens, m] to [tokens, n] in float32 or bfloat16 (float32 sums, rounded at the end), weights
+        dequantized to bfloat16 a piece at a time."""
         self._check_input(x, (torch.bfloat16,))
         if not self.takes_matrix_unit:
             raise SabError("this weight or processor does not take the matrix unit")
-        y = torch.empty(len(x), self.rows)
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise SabError(f"products come in float32 or bfloat16, not in {dtype}")
+        y = torch.empty(len(x), self.rows, dtype=dtype)
         if len(x):
             filled = torch.nn.functional.pad(x, (0, 0, 0, -len(x) % 32))
             x = filled.reshape(-1, 16, self.width // 32, 32).transpose(1, 2).contiguous()
             threads = self._threads(len(y) * self.rows * self.width)
-            self._run(self.library.prefill, x.data_ptr(), y.data_ptr(), len(y), threads)
+            bfloat = int(dtype == torch.bfloat16)
+            self._run(self.library.prefill, x.data_ptr(), y.data_ptr(), len(y), bfloat, threads)
         return y
 
     def multiply_unpacked(self, x: Tensor, weights_at_once: int = 1 << 20) -> Tensor:
