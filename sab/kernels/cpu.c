@@ -407,6 +407,8 @@ int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t coun
 #define SUM __m512i
 #define SUM_ZERO _mm512_setzero_si512()
 #define total_of(sum) _mm512_cvtepi32_ps(sum)
+#define plus_s(a, b) _mm512_add_epi32(a, b)
+#define minus_s(a, b) _mm512_sub_epi32(a, b)
 INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
     VU at = _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0F0F0F0F), _mm512_set1_epi32(0x30201000), 0xEA);
     *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi8(1), _mm512_permutexvar_epi8(at, load_u(table)));
@@ -480,6 +482,8 @@ INLINE void NAME(store_small)(char *to, VF v) {
 #define SUM VU
 #define SUM_ZERO {_mm256_setzero_si256(), _mm256_setzero_si256()}
 #define total_of(sum) ((VF){_mm256_cvtepi32_ps((sum).l), _mm256_cvtepi32_ps((sum).h)})
+#define plus_s(a, b) ((VU){_mm256_add_epi32((a).l, (b).l), _mm256_add_epi32((a).h, (b).h)})
+#define minus_s(a, b) ((VU){_mm256_sub_epi32((a).l, (b).l), _mm256_sub_epi32((a).h, (b).h)})
 INLINE __m256i NAME(looked_up)(__m256i w, const char *table) {     /* byte p of a lane asks the table of cell p */
     __m256i at = _mm256_and_si256(w, _mm256_set1_epi32(0x0F0F0F0F)), found = _mm256_setzero_si256();
     for (int cell = 0; cell < CELLS; cell++) {
@@ -575,6 +579,14 @@ INLINE VF NAME(total_of)(SUM s) {
     for (int r = 0; r < LANES; r++) made[r] = (float)s.v[r];
     return NAME(load_f)(made);
 }
+INLINE SUM NAME(plus_s)(SUM a, SUM b) {
+    for (int r = 0; r < LANES; r++) a.v[r] += b.v[r];
+    return a;
+}
+INLINE SUM NAME(minus_s)(SUM a, SUM b) {
+    for (int r = 0; r < LANES; r++) a.v[r] -= b.v[r];
+    return a;
+}
 #else
 INLINE VU NAME(and_u)(VU a, uint32_t bits) { return a & bits; }
 INLINE VU NAME(shifted)(VU a, int places) { return a >> places; }
@@ -626,6 +638,10 @@ static __attribute__((noinline)) void NAME(unit)(VU w, const char *table, SUM *s
 #endif
 #if PATH == 0
 #define total_of NAME(total_of)
+#if FAST
+#define plus_s NAME(plus_s)
+#define minus_s NAME(minus_s)
+#endif
 #endif
 #endif
 
@@ -655,9 +671,13 @@ INLINE VU NAME(plane)(const uint32_t *words, int64_t u) {
 #if FAST
 enum { NAME(ENTRY_BYTES) = 1 };
 #define VALUE(sum, index) mul(total_of(sum), splat(lookup->delta[index]))
+#define HALF_SUM(a, b, index) mul(total_of(plus_s(a, b)), splat(0.5f * lookup->delta[index]))
+#define HALF_DIFFERENCE(a, b, index) mul(total_of(minus_s(a, b)), splat(0.5f * lookup->delta[index]))
 #else
 enum { NAME(ENTRY_BYTES) = 4 };
 #define VALUE(sum, index) total_of(sum)
+#define HALF_SUM(a, b, index) mul(splat(0.5f), add(total_of(a), total_of(b)))
+#define HALF_DIFFERENCE(a, b, index) mul(splat(0.5f), sub(total_of(a), total_of(b)))
 #endif
 #define TABLE(index, u) (lookup->table[index] + (u) * UNIT * NAME(ENTRY_BYTES))
 /* Tables of the values [units * 16] in units first..last. Values of a table that are not finite make all its sums
@@ -775,8 +795,8 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
                 NAME(unit)(v, TABLE(0, u), &b);
                 if (layer->means) NAME(unit)(xor_u(w, v), TABLE(0, u), &c); /* +1 where the group bit is set */
             }
-            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
-            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(a, 0), VALUE(b, 0)));
+            total = fma3(total, PARAMETER(0), HALF_SUM(a, b, 0));
+            total = fma3(total, PARAMETER(1), HALF_DIFFERENCE(a, b, 0));
             if (layer->means) {
                 VF sum = splat(lookup->sum);
                 total = fma3(total, mul(halved, PARAMETER(mean)), sub(sum, VALUE(c, 0)));
@@ -784,15 +804,21 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
             }
             break;
         case SPLIT:
-            for (int64_t u = 0; u < main_units; u++) {
-                VU w = NAME(plane)(words, u), v = NAME(plane)(other, u);
+            for (int64_t u = 0; u < main_units; u += 2) { /* both nibbles of a dword in one round */
+                VU w = load_u(words + u / 2 * LANES), v = load_u(other + u / 2 * LANES);
                 NAME(unit)(w, TABLE(0, u), &a);
                 NAME(unit)(v, TABLE(0, u), &b);
                 NAME(unit)(w, TABLE(1, u), &c);
                 NAME(unit)(v, TABLE(1, u), &d);
+                if (u + 1 == main_units) break;
+                w = high_nibbles(w), v = high_nibbles(v);
+                NAME(unit)(w, TABLE(0, u + 1), &a);
+                NAME(unit)(v, TABLE(0, u + 1), &b);
+                NAME(unit)(w, TABLE(1, u + 1), &c);
+                NAME(unit)(v, TABLE(1, u + 1), &d);
             }
-            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
-            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(c, 1), VALUE(d, 1)));
+            total = fma3(total, PARAMETER(0), HALF_SUM(a, b, 0));
+            total = fma3(total, PARAMETER(1), HALF_DIFFERENCE(c, d, 1));
             break;
         default: { /* level = sum of 2^k (1 + sign) / 2 over the planes k */
             float middle = (float)((1 << layer->planes) - 1) / 2;
@@ -832,11 +858,11 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
             if (layer->means) total = fma3(total, PARAMETER(mean + salient), splat(lookup->tail_sum));
         } else {
             int split = layer->tail_kind == SPLIT;
-            total = fma3(total, mul(halved, PARAMETER(2)), add(VALUE(e, 2), VALUE(f, 2)));
-            total = fma3(total, mul(halved, PARAMETER(3)), split ? sub(VALUE(i, 3), VALUE(j, 3)) : sub(VALUE(e, 2), VALUE(f, 2)));
-            total = fma3(total, mul(halved, PARAMETER(slots)), add(VALUE(g, own), VALUE(h, own)));
-            total = fma3(total, mul(halved, PARAMETER(slots + 1)),
-                         split ? sub(VALUE(k, 5), VALUE(l, 5)) : sub(VALUE(g, own), VALUE(h, own)));
+            total = fma3(total, PARAMETER(2), HALF_SUM(e, f, 2));
+            total = fma3(total, PARAMETER(3), split ? HALF_DIFFERENCE(i, j, 3) : HALF_DIFFERENCE(e, f, 2));
+            total = fma3(total, PARAMETER(slots), HALF_SUM(g, h, own));
+            total = fma3(total, PARAMETER(slots + 1),
+                         split ? HALF_DIFFERENCE(k, l, 5) : HALF_DIFFERENCE(g, h, own));
         }
     }
     store_f(y, total);
@@ -1045,7 +1071,11 @@ static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t las
 #undef SUM
 #undef SUM_ZERO
 #undef total_of
+#undef plus_s
+#undef minus_s
 #undef VALUE
+#undef HALF_SUM
+#undef HALF_DIFFERENCE
 #undef TABLE
 #undef PARAMETER
 #endif
