@@ -100,7 +100,9 @@ class Calibrated:
         if not self.keeps:
             entered = self.before(index)
             groups = groups_of(entered, judged)
-            return through_block(self.lvlm, index, entered, names, groups, fallback=self.fallback)[0]
+            return through_block(
+                self.lvlm, index, entered, names, groups, fallback=self.fallback, to_the_end=False
+            )[0]
         if (index, judged) not in self._moments:
             entered = self.before(index)
             every = [name for name in self.lvlm.decoder_linears if self.lvlm.info[name].block == index]
@@ -148,10 +150,13 @@ def through_block(
     groups: Groups | None = None,
     check: bool = True,
     fallback: Fallback = warn_of_host,
+    *,
+    to_the_end: bool = True,
 ) -> tuple[dict[str, Moments], list[Batch]]:
     """Run all batches through decoder block `index`: moments of the named linears by group of tokens (language and
-    vision when left out), and the batches after it. Sums for which the device has no room are kept on the host, and
-    `fallback` hears of it. SabError where a linear took no part or saw NaN or infinity."""
+    vision when left out), and the batches after it, none where the pass need not go on `to_the_end`. Sums for which the
+    device has no room are kept on the host, and `fallback` hears of it. SabError where a linear took no part or saw NaN
+    or infinity."""
     groups = by_modality(batches) if groups is None else groups
     linears = {name: lvlm.linears[name] for name in names}
 
@@ -159,8 +164,10 @@ def through_block(
         moments: dict[str, Moments] = {}
         behind = []
         for batch, masks in zip(batches, groups, strict=True):
-            with watching(linears, partial(_add, moments, masks, device)):
-                behind.append(replace(batch, hidden=moved(replay_block(lvlm, index, batch), lvlm.rests_on)))
+            with watching(linears, partial(_add, moments, masks, device), to_the_end=to_the_end):
+                hidden = replay_block(lvlm, index, batch)
+            if to_the_end:
+                behind.append(replace(batch, hidden=moved(hidden, lvlm.rests_on)))
         return moments, behind
 
     with lvlm.holding_block(index), torch.no_grad():

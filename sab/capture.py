@@ -172,9 +172,9 @@ def patched(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 def replay_block(lvlm: LVLM, index: int, batch: Batch) -> Any:
-    """Output of decoder block `index` (a tensor [B, S, D], or a tuple that starts with it) over a batch whose
-    `hidden` is the output of block index − 1. Runs with the caller's gradient mode, on the model's device; a streamed
-    model must be holding the block."""
+    """Output of decoder block `index` (a tensor [B, S, D], or a tuple that starts with it; None where `watching` left
+    it) over a batch whose `hidden` is the output of block index − 1. Runs with the caller's gradient mode, on the
+    model's device; a streamed model must be holding the block."""
     blocks = lvlm.blocks
     original = blocks[index].forward
     batch = batch.on(lvlm.device)
@@ -227,14 +227,18 @@ def _stub_before(stack: ExitStack, blocks: Sequence[nn.Module], index: int, hidd
 
 
 @contextmanager
-def watching(linears: dict[str, nn.Linear], see: Callable[[list[str], Tensor], None]) -> Iterator[None]:
+def watching(
+    linears: dict[str, nn.Linear], see: Callable[[list[str], Tensor], None], *, to_the_end: bool = True
+) -> Iterator[None]:
     """Report the inputs of linears while the context is open: `see(names, inputs)`.
 
     Linears that are called in turn on the very same tensor (q, k, v; gate and up) are reported together, so
     that their common Hessian is computed once. What was seen last is reported when the context closes or
-    `watching` meets another tensor.
+    `watching` meets another tensor. A replay that need not go on `to_the_end` is left, with None, as soon as every
+    linear was called: the last product of a block is a quarter of its work.
     """
     pending: list[Any] = []  # [names, inputs] of the tensor seen last
+    waiting = set(linears)
 
     def flush() -> None:
         if pending:
@@ -242,13 +246,19 @@ def watching(linears: dict[str, nn.Linear], see: Callable[[list[str], Tensor], N
             pending.clear()
             see(names, inputs)
 
+    def note(name: str, inputs: Tensor) -> None:
+        if pending and pending[0][1] is inputs:
+            pending[0][0].append(name)
+            return
+        flush()
+        pending.append(([name], inputs))
+
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, positional: tuple[Any, ...]) -> None:
-            if pending and pending[0][1] is positional[0]:
-                pending[0][0].append(name)
-                return
-            flush()
-            pending.append(([name], positional[0]))
+            note(name, positional[0])
+            waiting.discard(name)
+            if not waiting and not to_the_end:
+                raise _Reached
 
         return hook
 

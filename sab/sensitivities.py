@@ -97,7 +97,8 @@ def _input_maps(
     for index in range(len(lvlm.blocks)):
         inside = [name for name in names if lvlm.info[name].block == index]
         tell("input sensitivities", index / len(lvlm.blocks))
-        moments, batches = through_block(lvlm, index, batches, inside, groups, fallback=fallback)
+        more = index + 1 < len(lvlm.blocks)
+        moments, batches = through_block(lvlm, index, batches, inside, groups, fallback=fallback, to_the_end=more)
         found |= _input_sensitivities(lvlm, moments, inside, damping, fallback)
     return found
 

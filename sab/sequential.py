@@ -390,7 +390,8 @@ def _binarized(lvlm: LVLM) -> bool:
 def _moments(
     lvlm: LVLM, index: int, entered: Sequence[Batch], judged: bool, fallback: Fallback, names: Sequence[str]
 ) -> dict[str, Moments]:
-    return through_block(lvlm, index, entered, names, groups_of(entered, judged), fallback=fallback)[0]
+    groups = groups_of(entered, judged)
+    return through_block(lvlm, index, entered, names, groups, fallback=fallback, to_the_end=False)[0]
 
 
 def _note_host(run: Run | None, what: str) -> None:

@@ -197,6 +197,25 @@ def test_linears_that_share_an_input_are_seen_together() -> None:
     ]
 
 
+def test_a_pass_that_nobody_follows_ends_with_the_last_linear_that_is_watched() -> None:
+    lvlm = tiny()
+    batches = capture.capture(lvlm, dialogues(3))
+    names = [name for name in lvlm.decoder_linears if lvlm.info[name].block == 0]
+    whole, behind = calibrated.through_block(lvlm, 0, batches, names)
+    short, none = calibrated.through_block(lvlm, 0, batches, names, to_the_end=False)
+    assert len(behind) == len(batches)
+    assert none == []
+    for name in names:
+        for one, other in zip(whole[name], short[name], strict=True):
+            assert one.tokens == other.tokens
+            assert torch.equal(one.hessian, other.hessian)
+    multiplied: list[str] = []
+    for name in ("gate_proj", "down_proj"):
+        lvlm.blocks[0].get_submodule("mlp").get_submodule(name).register_forward_hook(lambda *_, name=name: multiplied.append(name))
+    calibrated.through_block(lvlm, 0, batches, names, to_the_end=False)
+    assert set(multiplied) == {"gate_proj"}
+
+
 def test_the_fisher_diagonal_is_the_one_of_whole_backward_passes() -> None:
     """(1/N_q) Σ_t (g∘g)(x∘x)ᵀ, with x and g from ordinary autograd, one sample at a time."""
     lvlm = tiny()
