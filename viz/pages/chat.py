@@ -317,8 +317,9 @@ def build(store: Store, shared: Shared) -> None:
                 view,
                 concurrency_id="chat",
                 concurrency_limit=60,
+                trigger_mode="multiple",  # the next question may come before this generator has quite ended
                 **quiet,
-            ).then(finish, key, changed, **at_once)
+            ).then(finish, key, changed, trigger_mode="multiple", **at_once)
 
     for event in (
         send.click(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
