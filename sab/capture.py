@@ -235,7 +235,7 @@ def watching(
     Linears that are called in turn on the very same tensor (q, k, v; gate and up) are reported together, so
     that their common Hessian is computed once. What was seen last is reported when the context closes or
     `watching` meets another tensor. A replay that need not go on `to_the_end` is left, with None, as soon as every
-    linear was called: the last product of a block is a quarter of its work.
+    linear was called: nobody needs the block's last product.
     """
     pending: list[Any] = []  # [names, inputs] of the tensor seen last
     waiting = set(linears)

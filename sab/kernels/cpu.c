@@ -63,8 +63,8 @@ typedef struct {
     const Layer *layer;
     const float *x;                                                /* [batch, width] */
     const uint16_t *halves;                                        /* [batch / 16, width / 32, 16, 32] bfloat16 */
-    float *y;                                                      /* [batch, rows] */
-    void *dense;                                                   /* [width, tiles * 16], or y in bfloat16 */
+    void *y;                                                       /* [batch, rows] float, prefill: or bfloat16 */
+    void *dense;                                                   /* [width, tiles * 16] float or bfloat16 */
     int64_t batch, first_tile, last_tile, share, multiple;         /* a share is a multiple of this many tiles */
     int bfloat, twice;                                             /* twice: a second share for whoever is done early */
     int (*body)(const void *job, int64_t first_tile, int64_t last_tile);
@@ -300,9 +300,9 @@ static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_til
             const float *from = sums + token * GROUP * LANES;
             int64_t at = token * layer->rows + row;
             if (job->bfloat)
-                to_bfloat((uint16_t *)job->dense + at, from, rows);
+                to_bfloat((uint16_t *)job->y + at, from, rows);
             else
-                memcpy(job->y + at, from, (size_t)rows * sizeof(float));
+                memcpy((float *)job->y + at, from, (size_t)rows * sizeof(float));
         }
     }
     _tile_release();
@@ -320,7 +320,7 @@ static int matrix_unit(void) { return 0; }
 int sab_prefill(const Layer *layer, const uint16_t *x, void *y, int64_t batch, int bfloat, int threads,
                 Parallel parallel) {
     if (!matrix_unit() || layer->width % DEEP || layer->block_size % DEEP || layer->block_size > PANEL) return -3;
-    Job job = {.layer = layer, .halves = x, .y = y, .dense = y, .batch = batch, .last_tile = layer->tiles,
+    Job job = {.layer = layer, .halves = x, .y = y, .batch = batch, .last_tile = layer->tiles,
                .bfloat = bfloat, .body = prefill, .multiple = GROUP, .twice = 1};
     return run(&job, threads, parallel);
 }
@@ -407,8 +407,6 @@ int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t coun
 #define SUM __m512i
 #define SUM_ZERO _mm512_setzero_si512()
 #define total_of(sum) _mm512_cvtepi32_ps(sum)
-#define plus_s(a, b) _mm512_add_epi32(a, b)
-#define minus_s(a, b) _mm512_sub_epi32(a, b)
 INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
     VU at = _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0F0F0F0F), _mm512_set1_epi32(0x30201000), 0xEA);
     *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi8(1), _mm512_permutexvar_epi8(at, load_u(table)));
@@ -482,8 +480,6 @@ INLINE void NAME(store_small)(char *to, VF v) {
 #define SUM VU
 #define SUM_ZERO {_mm256_setzero_si256(), _mm256_setzero_si256()}
 #define total_of(sum) ((VF){_mm256_cvtepi32_ps((sum).l), _mm256_cvtepi32_ps((sum).h)})
-#define plus_s(a, b) ((VU){_mm256_add_epi32((a).l, (b).l), _mm256_add_epi32((a).h, (b).h)})
-#define minus_s(a, b) ((VU){_mm256_sub_epi32((a).l, (b).l), _mm256_sub_epi32((a).h, (b).h)})
 INLINE __m256i NAME(looked_up)(__m256i w, const char *table) {     /* byte p of a lane asks the table of cell p */
     __m256i at = _mm256_and_si256(w, _mm256_set1_epi32(0x0F0F0F0F)), found = _mm256_setzero_si256();
     for (int cell = 0; cell < CELLS; cell++) {
@@ -579,14 +575,6 @@ INLINE VF NAME(total_of)(SUM s) {
     for (int r = 0; r < LANES; r++) made[r] = (float)s.v[r];
     return NAME(load_f)(made);
 }
-INLINE SUM NAME(plus_s)(SUM a, SUM b) {
-    for (int r = 0; r < LANES; r++) a.v[r] += b.v[r];
-    return a;
-}
-INLINE SUM NAME(minus_s)(SUM a, SUM b) {
-    for (int r = 0; r < LANES; r++) a.v[r] -= b.v[r];
-    return a;
-}
 #else
 INLINE VU NAME(and_u)(VU a, uint32_t bits) { return a & bits; }
 INLINE VU NAME(shifted)(VU a, int places) { return a >> places; }
@@ -638,10 +626,6 @@ static __attribute__((noinline)) void NAME(unit)(VU w, const char *table, SUM *s
 #endif
 #if PATH == 0
 #define total_of NAME(total_of)
-#if FAST
-#define plus_s NAME(plus_s)
-#define minus_s NAME(minus_s)
-#endif
 #endif
 #endif
 
@@ -671,13 +655,9 @@ INLINE VU NAME(plane)(const uint32_t *words, int64_t u) {
 #if FAST
 enum { NAME(ENTRY_BYTES) = 1 };
 #define VALUE(sum, index) mul(total_of(sum), splat(lookup->delta[index]))
-#define HALF_SUM(a, b, index) mul(total_of(plus_s(a, b)), splat(0.5f * lookup->delta[index]))
-#define HALF_DIFFERENCE(a, b, index) mul(total_of(minus_s(a, b)), splat(0.5f * lookup->delta[index]))
 #else
 enum { NAME(ENTRY_BYTES) = 4 };
 #define VALUE(sum, index) total_of(sum)
-#define HALF_SUM(a, b, index) mul(splat(0.5f), add(total_of(a), total_of(b)))
-#define HALF_DIFFERENCE(a, b, index) mul(splat(0.5f), sub(total_of(a), total_of(b)))
 #endif
 #define TABLE(index, u) (lookup->table[index] + (u) * UNIT * NAME(ENTRY_BYTES))
 /* Tables of the values [units * 16] in units first..last. Values of a table that are not finite make all its sums
@@ -795,8 +775,8 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
                 NAME(unit)(v, TABLE(0, u), &b);
                 if (layer->means) NAME(unit)(xor_u(w, v), TABLE(0, u), &c); /* +1 where the group bit is set */
             }
-            total = fma3(total, PARAMETER(0), HALF_SUM(a, b, 0));
-            total = fma3(total, PARAMETER(1), HALF_DIFFERENCE(a, b, 0));
+            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
+            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(a, 0), VALUE(b, 0)));
             if (layer->means) {
                 VF sum = splat(lookup->sum);
                 total = fma3(total, mul(halved, PARAMETER(mean)), sub(sum, VALUE(c, 0)));
@@ -817,8 +797,8 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
                 NAME(unit)(w, TABLE(1, u + 1), &c);
                 NAME(unit)(v, TABLE(1, u + 1), &d);
             }
-            total = fma3(total, PARAMETER(0), HALF_SUM(a, b, 0));
-            total = fma3(total, PARAMETER(1), HALF_DIFFERENCE(c, d, 1));
+            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
+            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(c, 1), VALUE(d, 1)));
             break;
         default: { /* level = sum of 2^k (1 + sign) / 2 over the planes k */
             float middle = (float)((1 << layer->planes) - 1) / 2;
@@ -858,11 +838,11 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
             if (layer->means) total = fma3(total, PARAMETER(mean + salient), splat(lookup->tail_sum));
         } else {
             int split = layer->tail_kind == SPLIT;
-            total = fma3(total, PARAMETER(2), HALF_SUM(e, f, 2));
-            total = fma3(total, PARAMETER(3), split ? HALF_DIFFERENCE(i, j, 3) : HALF_DIFFERENCE(e, f, 2));
-            total = fma3(total, PARAMETER(slots), HALF_SUM(g, h, own));
-            total = fma3(total, PARAMETER(slots + 1),
-                         split ? HALF_DIFFERENCE(k, l, 5) : HALF_DIFFERENCE(g, h, own));
+            total = fma3(total, mul(halved, PARAMETER(2)), add(VALUE(e, 2), VALUE(f, 2)));
+            total = fma3(total, mul(halved, PARAMETER(3)), split ? sub(VALUE(i, 3), VALUE(j, 3)) : sub(VALUE(e, 2), VALUE(f, 2)));
+            total = fma3(total, mul(halved, PARAMETER(slots)), add(VALUE(g, own), VALUE(h, own)));
+            total = fma3(total, mul(halved, PARAMETER(slots + 1)),
+                         split ? sub(VALUE(k, 5), VALUE(l, 5)) : sub(VALUE(g, own), VALUE(h, own)));
         }
     }
     store_f(y, total);
@@ -910,7 +890,7 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
             for (int64_t token = 0; token < count; token++) {
                 float *sum = sums + (token * tiles + tile) * LANES;
                 if (layer->step) store_f(sum, mul(load_f(sum), load_half(layer->step + row)));
-                memcpy(job->y + (first + token) * layer->rows + row, sum, (size_t)kept * sizeof(float));
+                memcpy((float *)job->y + (first + token) * layer->rows + row, sum, (size_t)kept * sizeof(float));
             }
         }
     }
@@ -1071,11 +1051,7 @@ static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t las
 #undef SUM
 #undef SUM_ZERO
 #undef total_of
-#undef plus_s
-#undef minus_s
 #undef VALUE
-#undef HALF_SUM
-#undef HALF_DIFFERENCE
 #undef TABLE
 #undef PARAMETER
 #endif

@@ -139,6 +139,7 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(visitor: Visitor) -> 
     longest(page, 256)
     send(page, "Describe everything.")
     page.wait_for_function("document.querySelectorAll('.cv-turn')[1]?.querySelectorAll('.tok').length > 2")
+    assert visitor.errors == []
     page.reload()
     finished(page, 2)
     visitor.errors.clear()  # what the reload did to requests of the page before

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -185,13 +184,14 @@ def build(store: Store, shared: Shared) -> None:
             return {said: str(error)}
         return {said: "", mine: job.id, beside: "", stop: gr.Button(interactive=True)}
 
-    def follow(fresh: bool, identifier: str, selection: Selection, compare_with: str) -> Iterator[dict[Any, Any]]:
-        """The job to its end; the page then turns to its run. `fresh`: just asked for, and maybe done already."""
+    def follow(identifier: str, selection: Selection, compare_with: str) -> Iterator[dict[Any, Any]]:
+        """The job to its end, where the page turns to its run; one that had ended and was shown is only shown again."""
         job = jobs.get(identifier)
         if job is None:
             yield {card: None}
             return
-        watched = fresh or not job.ended
+        watched = not (job.ended and job.followed)
+        job.followed = True
         for each in jobs.follow(job):
             ended = each.ended
             shown = {
@@ -239,13 +239,13 @@ def build(store: Store, shared: Shared) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     at_once: dict[str, Any] = {**quiet, "queue": False}
     followed: dict[str, Any] = {
+        "fn": follow,
         "inputs": [mine, shared.selection, beside],
         "outputs": [card, errors, stop, shared.header, *runs.outputs],
         "concurrency_limit": None,
         "trigger_mode": "multiple",  # the next job may come before the last one's generator has quite ended
         **quiet,
     }
-    to_its_run = partial(follow, True)
     begun = [said, mine, beside, stop]
     selection_signal("binarize").select(
         look,
@@ -257,17 +257,17 @@ def build(store: Store, shared: Shared) -> None:
     fields["method"].input(choose_method, what, form.inputs, **at_once)
     fields["budget"].input(choose_budget, what, form.inputs, **at_once)
     fields["scope"].input(choose_scope, [fields["scope"], fields["layers"]], [said, *form.inputs], **at_once)
-    start.click(begin, form.inputs, begun, **at_once).then(to_its_run, **followed)
-    rerun.click(begin_layer, [shared.selection, *form.inputs], begun, **at_once).then(to_its_run, **followed)
-    rerun_asked.select(begin_again, None, begun, **at_once).then(to_its_run, **followed)
-    runs.resume.click(carry_on, [shared.selection, fields["questions"]], begun, **at_once).then(to_its_run, **followed)
+    start.click(begin, form.inputs, begun, **at_once).then(**followed)
+    rerun.click(begin_layer, [shared.selection, *form.inputs], begun, **at_once).then(**followed)
+    rerun_asked.select(begin_again, None, begun, **at_once).then(**followed)
+    runs.resume.click(carry_on, [shared.selection, fields["questions"]], begun, **at_once).then(**followed)
     stop.click(halt, mine, None, **at_once)
     load.upload(load_file, load, [said, *form.inputs], **at_once)
     runs.reuse.click(load_chosen, shared.selection, [said, *form.inputs], **at_once)
     pinned.layer.input(pinned.show_layer, [shared.selection, pinned.layer], pinned.map, **at_once)
     runs.listen()
     when_opened(fn=fill, outputs=form.inputs, **at_once)
-    mine.select(partial(follow, False), **followed)  # after a reload, a job that still runs is followed again
+    mine.select(**followed)  # after a reload, a job that still runs is followed again
 
 
 def method_label(recipe: Recipe) -> str:

@@ -67,6 +67,7 @@ class EvaluationBar:
             "inputs": self.mine,
             "outputs": [self.card, self.stop, *drawn],
             "concurrency_limit": None,
+            "trigger_mode": "multiple",  # the next evaluation may come before the last one's generator has quite ended
             **quiet,
         }
         asked = self.start.click(

@@ -59,6 +59,7 @@ class Job:
     began: float = 0.0
     seconds: float = 0.0
     halted: bool = False  # somebody has asked to stop it
+    followed: bool = False  # a page has begun to show it: a short job may end before
 
     @property
     def run_id(self) -> str:
