@@ -250,21 +250,6 @@ def test_nothing_ticked_is_one_sentence(visitor: Visitor) -> None:
     assert page.locator(".toast-wrap .error").count() == 0
 
 
-def test_a_refused_recipe_does_not_turn_the_page_to_the_run_before(visitor: Visitor) -> None:
-    page = open_form(visitor)
-    quick(page)
-    choose(page, "XNOR")
-    tick(page, KEY)
-    run_one(page)
-    page.click("#binarize-runs tr:has-text('browser-run') th")
-    page.wait_for_function("SabLens.state.run === 'browser-run'")
-    tick(page, KEY)  # once more: now none is ticked
-    page.click("#binarize-run")
-    said(page, "Tick")
-    page.wait_for_timeout(2000)
-    assert page.evaluate("SabLens.state.run") == "browser-run"
-
-
 def test_nonsense_is_one_sentence(visitor: Visitor) -> None:
     page = open_form(visitor)
     tick(page, KEY)
