@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,6 +169,13 @@ class Visitor:
         page = self.open(query)
         page.wait_for_function("SabLens.explore && SabLens.explore.lastOpen > 0 && SabLens.explore.linears")
         return page
+
+    @contextmanager
+    def turning(self) -> Iterator[None]:
+        """While one page makes room for another: what the old one logs about its requests, cut off, is no error."""
+        before = list(self.errors)
+        yield
+        self.errors[:] = before
 
     def leave(self) -> None:
         """Close the window and forget what the page stored."""

@@ -80,8 +80,9 @@ def test_a_folder_is_opened_looked_at_and_asked_and_the_back_button_returns(visi
     page.wait_for_function(BOTH_DONE)
     assert "What is here?" in page.inner_text("#conversation")
     page.go_back()  # to Explore
-    page.go_back()  # to the model that was open before
-    there(page, "demo-model")
+    with visitor.turning():
+        page.go_back()  # to the model that was open before
+        there(page, "demo-model")
     page.wait_for_selector(".sab-grid .heatmaplayer image")
     ids = page.evaluate("SabLens.runs.map((run) => run.id)")
     assert "browser-run" in ids
