@@ -7,16 +7,14 @@
 With exact compensation tr(D H D^T) of the damped H is the sum of |E U_bb^-1|² over the blocks. Cost beside
 the fits: one product of n * k * (m - b k) per block.
 
-Linears that share an input (q, k and v; gate and up) share U, the costly part: `factor_hessian` once, `fit_linear` for
-each. Their rows are not stacked into one fit. Salient columns, break-points, column scales and the loss that judges a
-round belong to one linear, and the numbers of salient columns differ, so a stacked fit would have to carry every
-column at order 2 under masks, for each linear's codes alone; and the methods whose rows are independent walk a block
-in one launch anyway (binarizers/walk.py).
+Linears that share an input (q, k and v; gate and up) share U, the costly part, and are fitted as one stack
+(stack.py) by the methods that take stacks: all but sab-h, where each linear plans its own layout and keeps or drops a
+round by a loss of its own, and whose costly step, the walk, is one launch for each anyway (binarizers/walk.py).
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +28,7 @@ from sab.binarizers.signs import LARGEST_HALF
 from sab.errors import SabError
 from sab.hessian import dampen, inverse_factor
 from sab.significance import SignificanceMap
+from sab.stack import Stack
 
 COMPENSATIONS = ("exact", "lineage", "none")
 SEARCHES = ("published", "budget")
@@ -136,35 +135,71 @@ def fit_linear(
     shapes, weights beyond float16, an unknown method, a linear without calibration tokens, or a method that
     needs a significance map and has none.
     """
-    started = time.perf_counter()
+    return fit_linears([weight], hessian, method, settings, [significance], [name], held_out)[0]
+
+
+@torch.no_grad()
+def fit_linears(
+    weights: Sequence[Tensor],
+    hessian: Tensor | FactoredHessian,
+    method: str,
+    settings: FitSettings | None = None,
+    significances: Sequence[SignificanceMap | None] | None = None,
+    names: Sequence[str] | None = None,
+    held_out: Tensor | None = None,
+) -> list[LinearFit]:
+    """`fit_linear` of several `weights` [n_s, m] that have one input, in one go where the method takes stacks.
+
+    The codes of a linear do not depend on the others, but for rounding; its `seconds` are its rows' share.
+    """
     settings = (settings or FitSettings()).validate()
-    label = name or "this linear"
+    maps = significances or [None] * len(weights)
+    labels = [name or "this linear" for name in names or [""] * len(weights)]
     given = hessian.hessian if isinstance(hessian, FactoredHessian) else hessian
-    weighting = _check(weight, given, method, significance, label)
-    original = weight.detach().float()
+    each = zip(weights, maps, labels, strict=True)
+    weightings = [_check(weight, given, method, found, label) for weight, found, label in each]
     if not isinstance(hessian, FactoredHessian):
         try:
-            hessian = factor_hessian(hessian.to(original.device), settings.damping)
+            hessian = factor_hessian(hessian.to(weights[0].device), settings.damping)
         except SabError as refusal:
-            raise SabError(f"{label}: {refusal}") from refusal
-    factored, factor, hessian = hessian, hessian.factor, hessian.hessian
+            raise SabError(f"{labels[0]}: {refusal}") from refusal
+    together = len(weights) if METHODS[method].fit_stack is not None else 1
+    fits: list[LinearFit] = []
+    for start in range(0, len(weights), together):
+        here = slice(start, start + together)
+        fits += _fit_stack(weights[here], hessian, method, settings, weightings[here], labels[here], held_out)
+    return fits
+
+
+def _fit_stack(
+    weights: Sequence[Tensor],
+    factored: FactoredHessian,
+    method: str,
+    settings: FitSettings,
+    weightings: Sequence[Tensor | None],
+    labels: Sequence[str],
+    held_out: Tensor | None,
+) -> list[LinearFit]:
+    """Fits of a stack, or of one linear; everything has been checked."""
+    started = time.perf_counter()
+    stack = Stack(tuple(len(weight) for weight in weights))
+    original = torch.cat([weight.detach().float() for weight in weights])
+    known = [weighting for weighting in weightings if weighting is not None]
+    weighting = torch.cat(known) if known else None
+    factor, hessian = factored.factor, factored.hessian
     remaining = original.clone()
     remaining[:, factored.dead] = 0.0
     chosen = METHODS[method]
     plan = None
     if chosen.plan is not None:
-        plan = chosen.plan(
-            remaining,
-            factor,
-            keep=settings.keep,
-            block_size=settings.block_size,
-            bits=settings.bits,
-        )
+        options = {"keep": settings.keep, "block_size": settings.block_size, "bits": settings.bits}
+        plans = [chosen.plan(part, factor, **options) for part in stack.split(remaining)]
+        plan = plans[0] if len(plans) == 1 else plans[0].stacked(plans)
     # column-wise feedback is by itself the exact form, so methods that have it know no other
     lineage = settings.compensation == "lineage" and not chosen.feedback
     compensated = chosen.compensated and settings.compensation != "none"
-    blocks: list[LinearCodes] = []
-    losses: list[Tensor] = []
+    blocks: list[Sequence[LinearCodes]] = []
+    losses: list[Tensor] = []  # of each block, [s]
     for start in range(0, original.shape[1], settings.block_size):
         stop = min(start + settings.block_size, original.shape[1])
         entered = remaining[:, start:stop]
@@ -178,7 +213,7 @@ def fit_linear(
                 carry = torch.linalg.solve_triangular(factor[here, here], carry, upper=True)
         judge = None
         if held_out is not None and chosen.judged:
-            so_far = original - torch.cat([*(block.dense() for block in blocks), remaining[:, start:]], 1)
+            so_far = original - torch.cat([*(_dense(block) for block in blocks), remaining[:, start:]], 1)
             judge = _judge(so_far, held_out.to(original.device, torch.float32), carry, here)
         context = BlockContext(
             inverse_factor=factor[here, here],
@@ -190,28 +225,43 @@ def fit_linear(
             emphasis=settings.emphasis,
             plan=None if plan is None else plan.columns(here),
             judge=judge,
+            stack=stack,
         )
-        codes = chosen.fit_block(entered, context)
-        blocks.append(codes)
-        error = entered - codes.dense()
+        if len(weights) > 1 and chosen.fit_stack is not None:
+            blocks.append(chosen.fit_stack(entered, context))
+        else:
+            blocks.append([chosen.fit_block(entered, context)])
+        error = entered - _dense(blocks[-1])
         exact = torch.linalg.solve_triangular(context.inverse_factor, error, upper=True, left=False)
-        losses.append(exact.square().sum(dtype=torch.float64))
-        if not bool(torch.isfinite(losses[-1])):
-            raise SabError(f"{label}: the fit of columns {start} to {stop - 1} is not finite; raise the damping")
+        losses.append(stack.sums(exact.square().sum(1, dtype=torch.float64)))
+        for label, finite in zip(labels, torch.isfinite(losses[-1]).tolist(), strict=True):
+            if not finite:
+                raise SabError(f"{label}: the fit of columns {start} to {stop - 1} is not finite; raise the damping")
         if carry is not None:
             remaining[:, stop:] -= error @ carry
-    fitted = join(blocks)
-    dense = fitted.dense()
-    energy = quadratic(original, hessian)
-    return LinearFit(
-        codes=fitted,
-        weight=dense,
-        relative_loss=quadratic(original - dense, hessian) / energy if energy > 0 else 0.0,
-        salient_fraction=fitted.salient_fraction,
-        damping_used=factored.damping_used,
-        seconds=time.perf_counter() - started,
-        block_losses=[float(loss) / energy if energy > 0 else 0.0 for loss in losses],
-    )
+    fitted = [join(parts) for parts in zip(*blocks, strict=True)]
+    dense = [codes.dense() for codes in fitted]
+    every = torch.stack(losses, 1).tolist()  # [s, blocks]
+    energies = [quadratic(part, hessian) for part in stack.split(original)]
+    ends = [quadratic(part - made, hessian) for part, made in zip(stack.split(original), dense, strict=True)]
+    seconds = time.perf_counter() - started
+    return [
+        LinearFit(
+            codes=codes,
+            weight=made,
+            relative_loss=end / energy if energy > 0 else 0.0,
+            salient_fraction=codes.salient_fraction,
+            damping_used=factored.damping_used,
+            seconds=seconds * len(made) / len(original),
+            block_losses=[loss / energy if energy > 0 else 0.0 for loss in parts],
+        )
+        for codes, made, end, energy, parts in zip(fitted, dense, ends, energies, every, strict=True)
+    ]
+
+
+def _dense(codes: Sequence[LinearCodes]) -> Tensor:
+    """The linears of a stack, dense, one under the other."""
+    return torch.cat([each.dense() for each in codes])
 
 
 def _moderate(hessian: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from sab.binarizers import METHODS, BinaryCodes, LinearCodes
 from sab.calibrated import Calibrated, Maps, Moments, Progress, groups_of, through_block, through_tower
 from sab.calibration import Sample
 from sab.capture import Batch, picture_batches
-from sab.compensate import FactoredHessian, LinearFit, factor_hessian, fit_linear, quadratic
+from sab.compensate import FactoredHessian, LinearFit, factor_hessian, fit_linears, quadratic
 from sab.errors import SabError
 from sab.hessian import combine
 from sab.memory import HOST, Fallback, warn_of_host, with_host
@@ -73,10 +73,10 @@ def quantize(
     a `run_dir`; it holds one decoder block at a time, and afterwards reads what is binarized from the run.
 
     A directory that holds the same run, unfinished, is continued; reports of its finished linears come first.
-    `stop` ends the loop between two linears, or while samples and sensitivities are prepared: what is done is kept and
-    can be continued. `samples` replace those of the recipe's source, `sensitivities` (of `sensitivities.maps`, same
-    samples) save computing them again, and so does `calibrated`, of the full-precision model with this recipe's samples
-    and split (it then stands for `samples` too);
+    `stop` ends the loop between two linears (of those that share an input, after the last), or while samples and
+    sensitivities are prepared: what is done is kept and can be continued. `samples` replace those of the recipe's
+    source, `sensitivities` (of `sensitivities.maps`, same samples) save computing them again, and so does `calibrated`,
+    of the full-precision model with this recipe's samples and split (it then stands for `samples` too);
     `progress(stage, fraction)` hears about the work between reports. Of several processes (distributed.py) the one that
     leads writes the run, and the others take part with the same arguments. Raises SabError for an invalid recipe, a
     foreign or damaged directory, a full disk, and weights or activations that are not finite.
@@ -224,7 +224,8 @@ class _Work:
         dense = {name: self._stored(name).dense() for name in inside if name in self.finished}
         if waiting:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, Hessians", self.clock.share)
-        moments = collect(waiting) if waiting else {}
+        # of a block that was begun before all inputs are looked at: its stacks are fitted whole, as they first were
+        moments = collect(inside if self.stacks else waiting) if waiting else {}
         fits: dict[str, tuple[LinearCodes, LinearReport]] = {}
         for codes, weight, report in self._fits(waiting, moments):
             self._say_what_is_unusual(report)
@@ -265,47 +266,69 @@ class _Work:
         packed = pack(self.run.codes(name)) if self.run is not None else ({}, {})
         return unpack(*distributed.hand_round(*packed))
 
+    @property
+    def stacks(self) -> bool:
+        """Whether linears of one input are fitted in one go."""
+        return METHODS[self.recipe.method].fit_stack is not None
+
     def _fits(self, waiting: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
         """Fit linears in their order, until `stop`."""
-        fits = self._own_fits(waiting, moments) if distributed.size() == 1 else self._shared_fits(waiting, moments)
+        key = (lambda name: id(moments[name])) if self.stacks else (lambda name: name)
+        stacks = [list(names) for _, names in groupby(moments, key)]
+        stacks = [names for names in stacks if any(name in waiting for name in names)]
+        fits = self._own_fits(stacks, moments) if distributed.size() == 1 else self._shared_fits(stacks, moments)
         for codes, weight, report in fits:
+            if report.name not in waiting:
+                continue
             self.clock.count(report.name)
             counted = replace(report, done=self.clock.done, eta_seconds=self.clock.eta)
             yield codes, weight, counted
 
-    def _own_fits(self, names: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
-        for name in names:
+    def _own_fits(self, stacks: Sequence[list[str]], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
+        for names in stacks:
             if self.stop is not None and self.stop.is_set():
                 return
-            self.tell(name, self.clock.share)
-            yield self._fit(name, moments[name])
+            self.tell(names[0], self.clock.share)
+            yield from self._fit(names, moments[names[0]])
 
-    def _shared_fits(self, names: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
-        """Fit the linears that are dealt to this process, then hand all of them round."""
-        shapes = [self.lvlm.linears[name].weight.shape for name in names]
-        owners = distributed.deal([rows * columns**2 + columns**3 for rows, columns in shapes])
-        dealt = [name for name, owner in zip(names, owners, strict=True) if owner == distributed.rank()]
-        own = dict(zip(dealt, self._own_fits(dealt, moments), strict=True))
-        for name, owner in zip(names, owners, strict=True):
-            tensors: dict[str, Tensor] = {}
-            said: dict[str, Any] = {}
-            if name in own:
-                tensors, said["codes"] = pack(own[name][0])
-                said["report"] = asdict(own[name][2])
-            tensors, said = distributed.hand_round(tensors, said, owner)
-            codes = unpack(tensors, said["codes"])
-            yield codes, codes.dense(), LinearReport.from_json(said["report"])
+    def _shared_fits(self, stacks: Sequence[list[str]], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
+        """Fit the stacks that are dealt to this process, then hand all linears round."""
+        costs = []
+        for names in stacks:
+            shapes = [self.lvlm.linears[name].weight.shape for name in names]
+            columns = shapes[0][1]
+            costs.append(sum(rows for rows, _ in shapes) * columns**2 + columns**3)
+        owners = distributed.deal(costs)
+        dealt = [names for names, owner in zip(stacks, owners, strict=True) if owner == distributed.rank()]
+        own = {fitted[2].name: fitted for fitted in self._own_fits(dealt, moments)}
+        for names, owner in zip(stacks, owners, strict=True):
+            for name in names:
+                tensors: dict[str, Tensor] = {}
+                said: dict[str, Any] = {}
+                if name in own:
+                    tensors, said["codes"] = pack(own[name][0])
+                    said["report"] = asdict(own[name][2])
+                tensors, said = distributed.hand_round(tensors, said, owner)
+                codes = unpack(tensors, said["codes"])
+                yield codes, codes.dense(), LinearReport.from_json(said["report"])
 
-    def _fit(self, name: str, moments: Moments) -> Fitted:
-        """Fit one linear, on the host where the device has no room for its Hessian."""
-        found = self.found.get(name)
+    def _fit(self, names: list[str], moments: Moments) -> list[Fitted]:
+        """Fit linears of one input, on the host where the device has no room for them and their Hessian."""
+        maps = [self.found.get(name) for name in names]
 
-        def fit(device: torch.device) -> tuple[LinearFit, SignificanceMap]:
-            return _fit(self.lvlm, self.recipe, name, moments, found, self._factored(name, moments, device))
+        def fit(device: torch.device) -> list[tuple[LinearFit, SignificanceMap]]:
+            return _fit(self.lvlm, self.recipe, names, moments, maps, self._factored(names[0], moments, device))
 
-        fitted, significance = with_host(f"{name}, its fit", fit, self.lvlm.device, self.fallback)
-        report = _report(self.lvlm, name, moments, fitted, significance, found is None, self.clock)
-        return fitted.codes, fitted.weight, report
+        what = f"{', '.join(names)}, {'its' if len(names) == 1 else 'their'} fit"
+        fits = with_host(what, fit, self.lvlm.device, self.fallback)
+        return [
+            (
+                fitted.codes,
+                fitted.weight,
+                _report(self.lvlm, name, moments, fitted, significance, found is None, self.clock),
+            )
+            for name, found, (fitted, significance) in zip(names, maps, fits, strict=True)
+        ]
 
     def _factored(self, name: str, moments: Moments, device: torch.device) -> FactoredHessian:
         """The compensation Hessian of a linear, factored once where several share their moments: q, k and v."""
@@ -437,25 +460,28 @@ def _compensation_hessian(
 def _fit(
     lvlm: LVLM,
     recipe: Recipe,
-    name: str,
+    names: Sequence[str],
     moments: Moments,
-    sensitivity: tuple[Tensor, Tensor] | None,
+    maps: Sequence[tuple[Tensor, Tensor] | None],
     hessian: FactoredHessian,
-) -> tuple[LinearFit, SignificanceMap]:
-    """Fit one linear on the device of its Hessian. Without a sensitivity, in front of the decoder, there is vision
-    alone, hence no map."""
+) -> list[tuple[LinearFit, SignificanceMap]]:
+    """Fit linears of one input on the device of their Hessian. Without a sensitivity, in front of the decoder, there is
+    vision alone, hence no map."""
     device = hessian.factor.device
-    weight = lvlm.linears[name].weight.detach().to(device).float()
-    inputs = torch.ones(weight.shape[1], device=device)
-    try:
-        significance = significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds)
-    except SabError as refusal:
-        raise SabError(f"{name}: {refusal}") from refusal
+    weights = [lvlm.linears[name].weight.detach().to(device).float() for name in names]
+    inputs = torch.ones(weights[0].shape[1], device=device)
+    significances = []
+    for name, weight, sensitivity in zip(names, weights, maps, strict=True):
+        try:
+            significances.append(significance_map(weight, *(sensitivity or (0 * inputs, inputs)), recipe.thresholds))
+        except SabError as refusal:
+            raise SabError(f"{name}: {refusal}") from refusal
     held_out = moments[2:]
-    unseen = _compensation_hessian(recipe, held_out, sensitivity, device) if held_out else None
+    unseen = _compensation_hessian(recipe, held_out, maps[0], device) if held_out else None
     if unseen is not None and not bool(unseen.any()):
         unseen = None  # too few samples to hold any out
-    return fit_linear(weight, hessian, recipe.method, recipe.fit_settings, significance, name, unseen), significance
+    fits = fit_linears(weights, hessian, recipe.method, recipe.fit_settings, significances, names, unseen)
+    return list(zip(fits, significances, strict=True))
 
 
 def _report(

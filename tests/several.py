@@ -81,14 +81,14 @@ def _shared_refinement() -> None:
 
 def _in_fit(act: Callable[[], None], number: int = 1) -> None:
     """Let a process do something at its first fit."""
-    fit = sequential.fit_linear
+    fit = sequential.fit_linears
 
     def acting(*arguments: Any) -> Any:
         if distributed.rank() == number and distributed.size() > 1:
             act()
         return fit(*arguments)
 
-    sequential.fit_linear = acting
+    sequential.fit_linears = acting
 
 
 def _raise(error: Exception) -> None:

@@ -147,7 +147,7 @@ def test_a_stopped_run_keeps_its_layers_and_resumes_to_the_end(tmp_path: Path) -
     work = Task(None, str(tmp_path / "run"), recipe, 0)
     state, sentence = bench.perform(work, stop, tell)
     assert (state, sentence[:8]) == (line.STOPPED, "Stopped:")
-    assert len(runs.Run.open(tmp_path / "run").reports) == 1
+    assert len(runs.Run.open(tmp_path / "run").reports) == 3  # q, k and v have one input and are fitted together
     stop.clear()
     assert bench.perform(work, stop, told)[0] == line.DONE
     run = runs.Run.open(tmp_path / "run")

@@ -66,7 +66,7 @@ def test_a_run_that_ran_out_of_memory_everywhere_has_the_same_codes(
     shortages: dict[str, tuple[Any, str, Callable[..., Any]]] = {
         "sums": (calibrated, "_add", lambda moments, *_: None if moments else "first linear of a block"),
         "sensitivities": (sensitivities, "input_sensitivity", lambda *_: "once"),
-        "fit": (sequential, "fit_linear", lambda *given: given[5]),  # each linear
+        "fit": (sequential, "fit_linears", lambda *given: tuple(given[5])),  # each linear
     }
     if refine:
         shortages["loss"] = sequential, "quadratic", lambda *_: "once"

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sab import structure
+from sab.stack import Columns, Stack
 from sab.structure import PERCENTILES, best_break_point, best_salient_count, saliency_of, search_published
 from tests import oracles
 
@@ -18,6 +19,11 @@ def saliency(rows: int, width: int, seed: int, dead: int = 0) -> torch.Tensor:
     return saliency_of(weight, torch.eye(width))
 
 
+def all_of(rows: int, width: int) -> Columns:
+    """Every column of one linear."""
+    return Columns.of(Stack((rows,)), torch.ones(1, width, dtype=torch.bool), [width])
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 5), st.integers(2, 14), st.integers(0, 9999), st.integers(0, 2), st.integers(1, 20))
 def test_salient_count_has_the_lowest_error_of_all_candidates(
@@ -25,7 +31,8 @@ def test_salient_count_has_the_lowest_error_of_all_candidates(
 ) -> None:
     values = saliency(rows, width, seed, dead)
     ranked, errors = oracles.salient_errors(values.double().numpy(), min(limit, width - 1))
-    count = best_salient_count(values, torch.tensor(ranked), limit)
+    leading = torch.tensor(ranked)[None, : min(limit, width - 1)]
+    count = int(best_salient_count(values, leading, Stack((rows,))))
     assert 1 <= count <= len(errors)
     assert errors[count - 1] <= min(errors) * (1 + 1e-5) + 1e-9
 
@@ -40,7 +47,7 @@ def test_break_point_has_the_lowest_error_of_all_percentiles(
     points = np.quantile(flat, np.linspace(*PERCENTILES))
     everything = np.ones(values.shape, dtype=bool)
     errors = oracles.break_errors(values.double().numpy(), everything, points, order)
-    chosen = best_break_point(values, order, zeros)
+    chosen = best_break_point(values, order, all_of(rows, width), [zeros])
     assert np.abs(points - chosen.item()).min() <= 1e-6
     [error] = oracles.break_errors(values.double().numpy(), everything, np.array([chosen.item()]), order)
     assert error <= min(errors) * (1 + 1e-4) + 1e-9
@@ -59,10 +66,11 @@ def test_published_search_step_by_step(rows: int, width: int, seed: int, split: 
     values = (weight / factor.diagonal()).double().numpy() ** 2  # s = w² / U_jj²
     values /= values.max()
     ranked, errors = oracles.salient_errors(values, width - 1)
-    count = int(found.salient.sum())
-    assert set(found.salient.nonzero()[:, 0].tolist()) == set(ranked[:count])
+    salient = found.salient.chosen(0, width)
+    count = int(salient.sum())
+    assert set(salient.nonzero()[:, 0].tolist()) == set(ranked[:count])
     assert errors[count - 1] <= min(errors) * (1 + 1e-5) + 1e-9
-    ordinary = np.broadcast_to(~found.salient.numpy(), values.shape)
+    ordinary = np.broadcast_to(~salient.numpy(), values.shape)
     points = np.quantile(values * ordinary, np.linspace(*PERCENTILES))
     wanted = min(oracles.break_errors(values, ordinary, points, 1))
     group = found.group.numpy()
@@ -81,27 +89,28 @@ def test_salient_columns_are_split_by_order_two_and_others_by_order_one() -> Non
     weight = torch.randn(12, 30, generator=torch.Generator().manual_seed(2))
     found = search_published(weight, torch.eye(30), 49, True)
     values = saliency_of(weight, torch.eye(30))
-    for columns, order, zeros in ((found.salient, 2, 0), (~found.salient, 1, 12 * int(found.salient.sum()))):
+    salient = found.salient.chosen(0, 30)
+    for columns, order, zeros in ((salient, 2, 0), (~salient, 1, 12 * int(salient.sum()))):
         part = values[:, columns]
-        points = [float(best_break_point(part, each, zeros)) for each in (1, 2)]
+        points = [float(best_break_point(part, each, all_of(*part.shape), [zeros])) for each in (1, 2)]
         assert points[0] != points[1]
         assert torch.equal(found.group[:, columns], part > points[order - 1])
 
 
 def test_chunks_of_rows_do_not_change_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     values = saliency(40, 30, 1)
-    ranked = values.sum(0).argsort(descending=True, stable=True)
-    whole = best_salient_count(values, ranked, 20)
+    leading = values.sum(0).argsort(descending=True, stable=True)[None, :20]
+    whole = best_salient_count(values, leading, Stack((40,)))
     monkeypatch.setattr(structure, "TABLE_CELLS", 3 * 20 * 30)
-    assert best_salient_count(values, ranked, 20) == whole
+    assert best_salient_count(values, leading, Stack((40,))) == whole
 
 
 def test_narrow_and_empty_cases() -> None:
     one = search_published(torch.randn(4, 1), torch.eye(1), 49, True)
-    assert not one.salient.any()  # one column always stays ordinary
+    assert one.salient.widths == (0,)  # one column always stays ordinary
     none = search_published(torch.randn(4, 8), torch.eye(8), 0, True)
-    assert not none.salient.any()
+    assert none.salient.widths == (0,)
     zero = search_published(torch.zeros(3, 8), torch.eye(8), 49, True)
     assert not zero.group.any()
     wide = search_published(torch.randn(4, 128), torch.eye(128), 5, False)
-    assert 1 <= int(wide.salient.sum()) <= 5
+    assert 1 <= wide.salient.width <= 5

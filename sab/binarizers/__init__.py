@@ -3,13 +3,13 @@
 Each is a file of plain functions; METHODS says what the driver, the tables and the page need to know.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from sab.binarizers import arb, arb_rc, arb_rc_cgb, arb_x, billm, gptq, pb_llm, rtn, sab, sab_h, xnor
-from sab.binarizers.block import BlockContext
+from sab.binarizers.block import BlockContext, by_rows
 from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, KeptCodes, LinearCodes, Round
 from sab.errors import SabError
 
@@ -37,7 +37,8 @@ def _no_trace(*_: object, **__: object) -> list[Round]:
 @dataclass(frozen=True)
 class Method:
     """`fit(weight, mask, order, *, significance=None, iterations=15)`: one group [n, k]; `significance` is Λ
-    [n, k]. `fit_block(weight, context)`: one block. `trace(weight, *, significance=None, order=1,
+    [n, k]. `fit_block(weight, context)`: one block of one linear; `fit_stack(weight, context)`: that of each linear of
+    `context.stack`, or None where linears are fitted one by one. `trace(weight, *, significance=None, order=1,
     iterations=15)`: the rounds of an alternating fit. `fit` and `trace` raise SabError where a method has
     none. `plan(weight, inverse_factor, **settings)`: what the method fixes over the whole linear before the first
     block, handed on as `context.plan`; None for most. `bits`: bits per code plane; `feedback`: errors are
@@ -50,6 +51,7 @@ class Method:
     label: str
     description: str
     fit_block: Callable[..., LinearCodes]
+    fit_stack: Callable[..., Sequence[LinearCodes]] | None = None
     fit: Callable[..., GroupCodes] = _no_fit
     trace: Callable[..., list[Round]] = _no_trace
     plan: Callable[..., Any] | None = None
@@ -67,12 +69,14 @@ METHODS: dict[str, Method] = {
         label="XNOR",
         description="One sign per weight, with a mean and a scale per row of each block.",
         fit_block=xnor.fit_block,
+        fit_stack=by_rows(xnor.fit_block),
         fit=xnor.fit,
     ),
     "pb-llm": Method(
         label="PB-LLM",
         description="The largest tenth of the weights kept at 8 bits, a sign for each of the others.",
         fit_block=pb_llm.fit_block,
+        fit_stack=by_rows(pb_llm.fit_block),
         plan=pb_llm.plan,
         feedback=True,
         refine=None,
@@ -82,6 +86,7 @@ METHODS: dict[str, Method] = {
         label="BiLLM",
         description="Salient columns get a second sign; the others are split by magnitude into two groups.",
         fit_block=billm.fit_block,
+        fit_stack=billm.fit_stack,
         fit=billm.fit,
         settings=("max_salient",),
     ),
@@ -89,6 +94,7 @@ METHODS: dict[str, Method] = {
         label="ARB",
         description="BiLLM with mean, scale and signs refined in alternating rounds.",
         fit_block=arb.fit_block,
+        fit_stack=arb.fit_stack,
         fit=arb.fit,
         trace=arb.trace,
         settings=("iterations", "max_salient"),
@@ -97,12 +103,14 @@ METHODS: dict[str, Method] = {
         label="ARB-X",
         description="ARB with means and scales refined once more for the inputs that calibration has seen.",
         fit_block=arb_x.fit_block,
+        fit_stack=arb_x.fit_stack,
         settings=("iterations", "max_salient"),
     ),
     "arb-rc": Method(
         label="ARB-RC",
         description="BiLLM's groups with row and column scales, refined in alternating rounds.",
         fit_block=arb_rc.fit_block,
+        fit_stack=arb_rc.fit_stack,
         fit=arb_rc.fit,
         trace=arb_rc.trace,
         settings=("iterations", "max_salient"),
@@ -111,6 +119,7 @@ METHODS: dict[str, Method] = {
         label="ARB-RC + CGB",
         description="ARB-RC with the salient columns split by magnitude as well: SAB without its map.",
         fit_block=arb_rc_cgb.fit_block,
+        fit_stack=arb_rc_cgb.fit_stack,
         fit=arb_rc_cgb.fit,
         trace=arb_rc_cgb.trace,
         settings=("iterations", "max_salient"),
@@ -119,6 +128,7 @@ METHODS: dict[str, Method] = {
         label="SAB",
         description="ARB-RC + CGB fitted under the modality map: what language and vision need counts more.",
         fit_block=sab.fit_block,
+        fit_stack=sab.fit_stack,
         fit=sab.fit,
         trace=sab.trace,
         uses_significance=True,
@@ -139,6 +149,7 @@ METHODS: dict[str, Method] = {
             label=f"RTN {bits}-bit",
             description=f"Each weight rounded to the nearest of {2**bits} levels, nothing carried over.",
             fit_block=partial(rtn.fit_block, f"rtn{bits}", bits=bits),
+            fit_stack=by_rows(partial(rtn.fit_block, f"rtn{bits}", bits=bits)),
             bits=bits,
             compensated=False,
             refine=None,
@@ -150,6 +161,7 @@ METHODS: dict[str, Method] = {
             label=f"GPTQ {bits}-bit",
             description=f"{2**bits} levels per weight; each rounding error is carried into later columns.",
             fit_block=partial(gptq.fit_block, f"gptq{bits}", bits=bits),
+            fit_stack=by_rows(partial(gptq.fit_block, f"gptq{bits}", bits=bits)),
             bits=bits,
             feedback=True,
             refine=None,

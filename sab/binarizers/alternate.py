@@ -6,8 +6,10 @@
     B        <-  nearest of the 2^order sums, per weight
 
 Each step is a least-squares optimum of one factor, so no round raises the loss while Λ is constant.
-Used by arb-rc, arb-rc-cgb and sab. Cost per round: four matrix-vector products at order 1, whose signs never
-change (scales are not negative, so B = sign(W) and B R = |W|); about ten passes over [n, k] per order at 2.
+Used by arb-rc, arb-rc-cgb and sab, for the groups of a block and the linears of a stack at once. Everything is done
+in |W|: the larger of two magnitudes has the weight's own sign, so that only the smaller one's sign is looked for. Cost
+per round: four matrix-vector products at order 1, whose signs never change (scales are not negative, so B = sign(W)
+and B R = |W|); about eight passes over [n, k] per order at 2.
 """
 
 from collections.abc import Iterator
@@ -15,26 +17,41 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sab.binarizers.codes import GroupCodes, Round
+from sab.binarizers.codes import GroupCodes, Groups, Round
 from sab.binarizers.signs import as_float, nearest_signs, positive, to_half
+from sab.stack import Stack
 
 EMPHASES = ("constant", "ramp")
-State = tuple[list[Tensor], list[Tensor], list[Tensor]]  # signs [n, k], row [n], column [k], per order
+SMALLEST = torch.finfo(torch.float32).tiny
+Step = tuple[list[Tensor], list[Tensor], list[Tensor]]  # per order: row [g, n], column [g, s, k], sign beside W's
+State = tuple[list[Tensor], list[Tensor], list[Tensor]]  # per order: signs bool [g, n, k], row, column
 
 
 def fit_scales(
-    weight: Tensor,
-    mask: Tensor,
-    order: int,
-    weighting: Tensor | None,
-    iterations: int = 15,
-    emphasis: str = "constant",
+    weight: Tensor, mask: Tensor, order: int, weighting: Tensor | None, iterations: int = 15, emphasis: str = "constant"
 ) -> GroupCodes:
     """Codes of one group: `weight`, `mask` [n, k], `weighting` Λ [n, k] or None for 1."""
-    *_, (_, rows, columns) = rounds(weight, mask, order, weighting, iterations, emphasis)
-    row_scale, column_scale = to_half(torch.stack(rows)), to_half(torch.stack(columns))
-    magnitudes = [_outer(*pair) for pair in zip(row_scale.float(), column_scale.float(), strict=True)]
-    return GroupCodes(mask, torch.stack(nearest_signs(weight, magnitudes)), row_scale, column_scale)
+    return fit_groups(weight, mask[None], order, weighting, Stack((len(weight),)), iterations, emphasis).one(mask)
+
+
+def fit_groups(
+    weight: Tensor,
+    masks: Tensor,
+    order: int,
+    weighting: Tensor | None,
+    stack: Stack,
+    iterations: int = 15,
+    emphasis: str = "constant",
+) -> Groups:
+    """Codes of several groups, `masks` [g, n, k], of one `weight` [n, k] whose rows are those of a stack."""
+    *_, (rows, columns, _) = _steps(weight, masks, order, weighting, iterations, emphasis, stack)
+    members = _members(masks, stack)
+    gauged = [_gauge(row, column, members, stack) for row, column in zip(rows, columns, strict=True)]
+    row_scale = to_half(torch.stack([row for row, _ in gauged]))
+    column_scale = to_half(torch.stack([column for _, column in gauged]))
+    pairs = zip(row_scale.float(), column_scale.float(), strict=True)
+    signs = nearest_signs(weight, [_outer(row, column, stack) for row, column in pairs])
+    return Groups(torch.stack([bits.expand(masks.shape) for bits in signs]), row_scale, column_scale)
 
 
 def trace_scales(weight: Tensor, order: int, weighting: Tensor | None, iterations: int = 15) -> list[Round]:
@@ -45,7 +62,7 @@ def trace_scales(weight: Tensor, order: int, weighting: Tensor | None, iteration
     for signs, rows, columns in rounds(weight, mask, order, weighting, iterations):
         rest = weight
         for bits, row, column in zip(signs, rows, columns, strict=True):
-            rest = rest - as_float(bits) * _outer(row, column)
+            rest = rest - as_float(bits) * (row[:, None] * column)
         loss = float((square * rest.square()).sum(dtype=torch.float64))
         planes = torch.stack(signs).to(torch.int8) * 2 - 1
         states.append(Round(planes, torch.stack(rows), torch.stack(columns), None, loss))
@@ -53,50 +70,76 @@ def trace_scales(weight: Tensor, order: int, weighting: Tensor | None, iteration
 
 
 def rounds(
-    weight: Tensor,
-    mask: Tensor,
-    order: int,
-    weighting: Tensor | None,
-    iterations: int,
-    emphasis: str = "constant",
+    weight: Tensor, mask: Tensor, order: int, weighting: Tensor | None, iterations: int, emphasis: str = "constant"
 ) -> Iterator[State]:
-    """Yields the start (column scales 1, orders one after the other), then the state after each round.
+    """One group of one linear, `mask` [n, k]: yields the start (column scales 1, orders one after the other), then the
+    state after each round; per order signs [n, k], row [n] and column scales [k].
 
     Scales are non-negative, column scales have mean 1 over the columns that have members.
     """
-    members = mask.any(0)
-    square = _square(mask, weighting if emphasis == "constant" else None)
-    signs: list[Tensor] = []
-    rows: list[Tensor] = []
-    columns: list[Tensor] = []
-    rest, magnitude = weight, weight.abs()
-    for _ in range(order):
-        bits = positive(rest)
-        row = _ratio((square * rest.abs()).sum(1), square.sum(1))
-        signs, rows, columns = [*signs, bits], [*rows, row], [*columns, members.to(weight.dtype)]
-        rest = rest - as_float(bits) * row[:, None]
-    yield signs, rows, columns
+    stack, above = Stack((len(weight),)), positive(weight)
+    members = _members(mask[None], stack)
+    for rows, columns, beside in _steps(weight, mask[None], order, weighting, iterations, emphasis, stack):
+        gauged = [_gauge(row, column, members, stack) for row, column in zip(rows, columns, strict=True)]
+        signs = [above == positive(sign[0]) for sign in beside]
+        yield signs, [row[0] for row, _ in gauged], [column[0, 0] for _, column in gauged]
+
+
+def _steps(
+    weight: Tensor,
+    masks: Tensor,
+    order: int,
+    weighting: Tensor | None,
+    iterations: int,
+    emphasis: str,
+    stack: Stack,
+) -> Iterator[Step]:
+    """The start, then each round, of `masks` [g, n, k] of `weight` [n, k]; a sign beside that of the weight is -1 or 1,
+    [g, n, k] or one for all. Scales are non-negative; a factor that row and column scales share is left where it is.
+    """
+    square = _square(masks, weighting if emphasis == "constant" else None)
+    size = weight.abs()
+    member = _members(masks, stack).to(size.dtype)
+    beside = [torch.ones(1, 1, 1, device=weight.device)]
+    rows, columns = [_ratio((square * size).sum(-1), square.sum(-1))], [member]
+    if order == 2:
+        rest = size - rows[0][..., None]
+        rows.append(_ratio((square * rest.abs()).sum(-1), square.sum(-1)))
+        columns.append(member)
+        beside.append(torch.where(rest >= 0, 1.0, -1.0))
+    yield rows, columns, beside
+    outers = [_outer(row, column, stack) for row, column in zip(rows, columns, strict=True)] if order == 2 else []
+    evidence = square * size
     for step in range(1, iterations + 1):
         if emphasis == "ramp" and weighting is not None:
             share = step / iterations
-            square = _square(mask, (1.0 - share) + share * weighting)
+            square = _square(masks, (1.0 - share) + share * weighting)
+            evidence = square * size
         rows, columns = list(rows), list(columns)
-        factors = [as_float(bits) for bits in signs] if order == 2 else []
         for index in range(order):
             if order == 2:
-                other = 1 - index
-                residual = weight - factors[other] * _outer(rows[other], columns[other])
-                evidence = square * factors[index] * residual
-            else:
-                evidence = square * magnitude
-            rows[index] = _ratio(evidence @ columns[index], square @ columns[index].square())
-            columns[index] = _ratio(rows[index] @ evidence, rows[index].square() @ square)
-        # the sums +-a_1 +-a_2 do not change with the scales' signs, and the signs are picked anew
-        gauged = [_gauge(row.abs(), column.abs(), members) for row, column in zip(rows, columns, strict=True)]
-        rows, columns = [row for row, _ in gauged], [column for _, column in gauged]
+                residual = torch.addcmul(size, beside[1 - index], outers[1 - index], value=-1.0)
+                evidence = residual.mul_(square).mul_(beside[index])
+            column = columns[index]
+            row = _ratio(stack.across(evidence, column), stack.across(square, column.square()))
+            column = _ratio(stack.down(row, evidence), stack.down(row.square(), square))
+            rows[index], columns[index] = row, column
+            if order == 2:
+                outers[index] = _outer(row, column, stack)
         if order == 2:
-            signs = nearest_signs(weight, [_outer(*pair) for pair in gauged])
-        yield signs, rows, columns
+            # the sums +-a_1 +-a_2 do not change with the scales' signs, and the signs are picked anew
+            rows, columns = [row.abs() for row in rows], [column.abs() for column in columns]
+            outers = [outer.abs_() for outer in outers]
+            one, two = outers
+            leads = one >= two
+            smaller = torch.where(size >= torch.maximum(one, two), 1.0, -1.0)
+            beside = [torch.where(leads, 1.0, smaller), torch.where(leads, smaller, 1.0)]
+        yield rows, columns, beside
+
+
+def _members(masks: Tensor, stack: Stack) -> Tensor:
+    """bool [g, s, k]: columns of a linear that have members of a group `masks` [g, n, k]."""
+    return torch.stack([part.any(1) for part in stack.split(masks, 1)], 1)
 
 
 def _square(mask: Tensor, weighting: Tensor | None) -> Tensor:
@@ -104,21 +147,23 @@ def _square(mask: Tensor, weighting: Tensor | None) -> Tensor:
     return mask.float() if weighting is None else mask * weighting.square()
 
 
-def _outer(row: Tensor, column: Tensor) -> Tensor:
-    return row[:, None] * column
+def _outer(row: Tensor, column: Tensor, stack: Stack) -> Tensor:
+    """Row scales [g, n] times the column scales [g, s, k] of their linears: [g, n, k]."""
+    return row[..., None] * stack.spread(column, 1)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, 0 where a row or column has no members or only zero partners."""
-    return torch.where(denominator > 0, numerator / denominator, 0.0)
+    """Quotient, 0 where a row or column has no members or only zero partners: both are sums of what is then 0."""
+    return numerator / denominator.clamp_min_(SMALLEST)
 
 
-def _gauge(row: Tensor, column: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves the common factor so that column scales average 1 over the columns with members.
+def _gauge(row: Tensor, column: Tensor, members: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
+    """Moves the common factor so that the column scales of a linear average 1 over the columns with members.
 
     Decided on the device: asking the host in every round would make a GPU wait.
     """
-    mean = column.sum() / members.sum().clamp_min(1)
+    mean = column.sum(-1) / members.sum(-1).clamp_min(1)  # [g, s]
     some = mean > 0  # else a group of zeros
     factor = torch.where(some, mean, 1.0)
-    return row * factor, torch.where(some, column / factor, members.to(column.dtype))
+    scaled = torch.where(some[..., None], column / factor[..., None], members.to(column.dtype))
+    return row * stack.spread(factor, 1), scaled

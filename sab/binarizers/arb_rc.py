@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sab.binarizers.alternate import fit_scales, trace_scales
+from sab.binarizers.alternate import fit_groups, fit_scales, trace_scales
 from sab.binarizers.block import BlockContext, fit_structured
 from sab.binarizers.codes import BinaryCodes, GroupCodes, Round
 
@@ -14,15 +14,20 @@ def fit(
     return fit_scales(weight, mask, order, None, iterations)
 
 
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k]; the salient columns are one group."""
+def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
+    """Codes of the block of each linear in `weight` [n, k]; the salient columns are one group."""
     return fit_structured(
         "arb-rc",
         weight,
         context,
-        lambda part, mask, order, _: fit(part, mask, order, iterations=context.iterations),
+        lambda part, masks, order, _, stack: fit_groups(part, masks, order, None, stack, context.iterations),
         split_salient=False,
     )
+
+
+def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
+    """Codes of a block `weight` [n, k] of one linear."""
+    return fit_stack(weight, context)[0]
 
 
 def trace(weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15) -> list[Round]:

@@ -24,34 +24,51 @@ from sab.binarizers import arb
 from sab.binarizers.block import BlockContext
 from sab.binarizers.codes import BinaryCodes
 from sab.binarizers.signs import as_float, to_half
+from sab.stack import Stack
 
 JITTER = 1e-5  # of S, relative to its largest entry: above what float32 sums leave below zero
 RIDGE = 1e-12
 
 
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k]: those of `arb`, with means and scales refined in `context.gram`."""
-    start = arb.fit_block(weight, context)
-    assert start.row_mean is not None
-    parameters = torch.cat([start.row_mean, start.row_scale, start.second_row_scale])[:, 0].T.double()  # [n, p]
-    means = len(start.row_mean)
-    normal, target = normal_equations(weight, start, context.gram)
+def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
+    """Codes of the block of each linear in `weight` [n, k]: those of `arb`, with means and scales refined in
+    `context.gram`."""
+    starts = arb.fit_stack(weight, context)
+    stack = context.stack or Stack((len(weight),))
+    parts = zip(stack.split(weight), starts, strict=True)
+    equations = [normal_equations(part, start, context.gram) for part, start in parts]
+    normal, target = (torch.cat(each) for each in zip(*equations, strict=True))
+    parameters = torch.cat([torch.cat(_parameters(start))[:, 0].T for start in starts]).double()  # [n, p]
+    means, scales, seconds = (len(part) for part in _parameters(starts[0]))
     *_, refined = rounds(normal, target, parameters, means, context.iterations)
     stored = to_half(refined).double()
     # rounding to the stored precision may cost more than the last rounds gained
     better = (loss(normal, target, stored) < loss(normal, target, parameters))[:, None]
-    row_mean, row_scale, second = (
-        to_half(torch.where(better, stored, parameters))
-        .T[:, None]
-        .split((means, len(start.row_scale), len(start.second_row_scale)))
-    )
-    return replace(
-        start,
-        method="arb-x",
-        row_mean=row_mean.contiguous(),
-        row_scale=row_scale.contiguous(),
-        second_row_scale=second.contiguous(),
-    )
+    kept = to_half(torch.where(better, stored, parameters)).T[:, None]  # [p, 1, n]
+    codes = []
+    for start, here in zip(starts, stack.places, strict=True):
+        row_mean, row_scale, second = kept[..., here].split((means, scales, seconds))
+        codes.append(
+            replace(
+                start,
+                method="arb-x",
+                row_mean=row_mean.contiguous(),
+                row_scale=row_scale.contiguous(),
+                second_row_scale=second.contiguous(),
+            )
+        )
+    return codes
+
+
+def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
+    """Codes of a block `weight` [n, k] of one linear."""
+    return fit_stack(weight, context)[0]
+
+
+def _parameters(codes: BinaryCodes) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, scales and second scales of a block, [slots, 1, n] and [residuals, 1, n]."""
+    assert codes.row_mean is not None
+    return codes.row_mean, codes.row_scale, codes.second_row_scale
 
 
 def normal_equations(weight: Tensor, codes: BinaryCodes, gram: Tensor) -> tuple[Tensor, Tensor]:

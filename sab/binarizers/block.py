@@ -1,7 +1,7 @@
 """One block of 128 columns: find its structure, fit each group, assemble the codes (METHOD 5).
 
-Shared by every method with salient columns and a break-point; they differ in how one group is fitted and in
-whether the salient columns are split as well (the column-group bitmap).
+Shared by every method with salient columns and a break-point; they differ in how a group is fitted and in
+whether the salient columns are split as well (the column-group bitmap). The linears of a stack are fitted at once.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sab.binarizers.codes import BinaryCodes, GroupCodes
+from sab.binarizers.codes import BinaryCodes, Groups, LinearCodes
+from sab.stack import Columns, Stack
 from sab.structure import search_published
 
-GroupFit = Callable[[Tensor, Tensor, int, Tensor | None], GroupCodes]
+GroupsFit = Callable[[Tensor, Tensor, int, Tensor | None, Stack], Groups]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class BlockContext:
     or None for 1; then the search settings (see FitSettings); `plan`: the block's part of what the method
     fixed over the whole linear (KeptPlan of pb-llm, Layout of sab-h), or None; `judge`: the loss of the whole
     linear, but for a constant, with an error E [n, k] in this block, after compensation, on inputs the fit has
-    not seen. None: on those it has, tr(E G Eᵀ).
+    not seen. None: on those it has, tr(E G Eᵀ). `stack`: which rows belong to which linear; None: all to one.
     """
 
     inverse_factor: Tensor
@@ -37,63 +38,81 @@ class BlockContext:
     emphasis: str = "constant"
     plan: Any = None
     judge: Callable[[Tensor], float] | None = None
+    stack: Stack | None = None
+
+
+def by_rows(fit_block: Callable[..., LinearCodes]) -> Callable[[Tensor, BlockContext], list[LinearCodes]]:
+    """The `fit_stack` of a method that fits every row by itself: its `fit_block`, and the codes of each linear."""
+
+    def fit_stack(weight: Tensor, context: BlockContext) -> list[LinearCodes]:
+        codes = fit_block(weight, context)
+        return [codes.some_rows(here) for here in (context.stack or Stack((len(weight),))).places]
+
+    return fit_stack
 
 
 def fit_structured(
-    method: str, weight: Tensor, context: BlockContext, fit_group: GroupFit, split_salient: bool
-) -> BinaryCodes:
-    """Codes of a block `weight` [n, k]: ordinary columns at order 1, salient ones at order 2.
+    method: str, weight: Tensor, context: BlockContext, fit_groups: GroupsFit, split_salient: bool
+) -> list[BinaryCodes]:
+    """Codes of the block of each linear in `weight` [n, k]: ordinary columns at order 1, salient ones at order 2.
 
-    `fit_group(weight, mask, order, weighting)` fits one group. Groups may be empty.
+    `fit_groups(weight, masks [g, n, w], order, weighting, stack)` fits the groups of some columns. Groups may be empty.
     """
-    structure = search_published(weight, context.inverse_factor, context.max_salient, split_salient)
-    salient, group = structure.salient, structure.group
-    weighting = context.weighting
-    ordinary_part, salient_part = weight[:, ~salient], weight[:, salient]
-    ordinary_group, salient_group = group[:, ~salient], group[:, salient]
-    ordinary_weighting = None if weighting is None else weighting[:, ~salient]
-    salient_weighting = None if weighting is None else weighting[:, salient]
+    stack = context.stack or Stack((len(weight),))
+    structure = search_published(weight, context.inverse_factor, context.max_salient, split_salient, stack)
+    group = structure.group
 
-    ordinary = [fit_group(ordinary_part, mask, 1, ordinary_weighting) for mask in (~ordinary_group, ordinary_group)]
-    masks = (~salient_group, salient_group) if split_salient else (torch.ones_like(salient_group),)
-    chosen = [fit_group(salient_part, mask, 2, salient_weighting) for mask in masks]
+    def fit(columns: Columns, order: int, split: bool) -> Groups:
+        """Fit the two groups of `columns`, or all of them as one; of each weight the signs of its own group."""
+        above, used = columns.take(group, False), columns.used()
+        masks = torch.stack([used & ~above, above]) if split else used.expand(1, len(weight), -1)
+        weighting = None if context.weighting is None else columns.take(context.weighting, 1.0)
+        found = fit_groups(columns.take(weight, 0.0), masks, order, weighting, stack)
+        own = torch.where(above, found.signs[:, -1], found.signs[:, 0])
+        return Groups(own, found.row_scale, found.column_scale, found.row_mean)
 
+    ordinary, salient = structure.ordinary, structure.salient
+    one, two = fit(ordinary, 1, True), fit(salient, 2, split_salient)
     first = torch.empty_like(group)
-    first[:, ~salient] = _by_group(ordinary, ordinary_group, 0)
-    first[:, salient] = _by_group(chosen, salient_group, 0)
-    column_scale = second_column_scale = None
-    if all(codes.column_scale is not None for codes in ordinary):
-        column_scale = torch.zeros(2, weight.shape[1], dtype=torch.float16, device=weight.device)
-        column_scale[:, ~salient] = _stack(ordinary, lambda codes: codes.column_scale, 0)
-        column_scale[: len(chosen), salient] = _stack(chosen, lambda codes: codes.column_scale, 0)
-        second_column_scale = _stack(chosen, lambda codes: codes.column_scale, 1)
-    row_mean = None
-    if all(codes.row_mean is not None for codes in ordinary):
-        row_mean = torch.stack([codes.row_mean for codes in ordinary + chosen if codes.row_mean is not None])
-    return BinaryCodes(
-        method=method,
-        shape=(weight.shape[0], weight.shape[1]),
-        block_size=context.block_size,
-        first=first,
-        group=group,
-        salient=salient,
-        second=_by_group(chosen, salient_group, 1),
-        row_scale=_stack(ordinary + chosen, lambda codes: codes.row_scale, 0)[:, None],
-        second_row_scale=_stack(chosen, lambda codes: codes.row_scale, 1)[:, None],
-        row_mean=None if row_mean is None else row_mean[:, None],
-        column_scale=column_scale,
-        second_column_scale=second_column_scale,
-    )
+    ordinary.put(first, one.signs[0])
+    salient.put(first, two.signs[0])
+    row_scale = torch.cat([one.row_scale[0], two.row_scale[0]])  # [slots, n]
+    means = [found.row_mean for found in (one, two) if found.row_mean is not None]
+    row_mean = torch.cat(means) if means else None
+    codes = []
+    for number, here in enumerate(stack.places):
+        columns, second_columns = _column_scales(number, (ordinary, one), (salient, two), weight.shape[1])
+        codes.append(
+            BinaryCodes(
+                method=method,
+                shape=(here.stop - here.start, weight.shape[1]),
+                block_size=context.block_size,
+                first=first[here],
+                group=group[here],
+                salient=salient.chosen(number, weight.shape[1]),
+                second=two.signs[1, here, : salient.widths[number]],
+                row_scale=row_scale[:, None, here],
+                second_row_scale=two.row_scale[1][:, None, here],
+                row_mean=None if row_mean is None else row_mean[:, None, here],
+                column_scale=columns,
+                second_column_scale=second_columns,
+            )
+        )
+    return codes
 
 
-def _by_group(parts: list[GroupCodes], group: Tensor, order: int) -> Tensor:
-    """Signs of one order of the group each weight belongs to."""
-    if len(parts) == 1:
-        return parts[0].signs[order]
-    return torch.where(group, parts[1].signs[order], parts[0].signs[order])
-
-
-def _stack(parts: list[GroupCodes], scale: Callable[[GroupCodes], Tensor | None], order: int) -> Tensor:
-    """One order's scales of several groups, [groups, n or k]."""
-    found = [scale(codes) for codes in parts]
-    return torch.stack([values[order] for values in found if values is not None])
+def _column_scales(
+    number: int, ordinary: tuple[Columns, Groups], salient: tuple[Columns, Groups], width: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Column scales f16 [2, k] of a linear by group bit, and [groups, c] of its salient columns' second signs."""
+    scales = None
+    for columns, found in (ordinary, salient):
+        if found.column_scale is None:
+            return None, None
+        own = found.column_scale[0, :, number, : columns.widths[number]]  # [groups, w]
+        if scales is None:
+            scales = own.new_zeros(2, width)
+        scales[: len(own), columns.index[number, : columns.widths[number]]] = own
+    columns, found = salient
+    assert found.column_scale is not None
+    return scales, found.column_scale[1, :, number, : columns.widths[number]]

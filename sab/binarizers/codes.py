@@ -45,6 +45,23 @@ class GroupCodes:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """GroupCodes of several groups of a stack of linears: `signs` bool [order, g, n, k], `row_scale` f16
+    [order, g, n], `column_scale` f16 [order, g, s, k] or None, `row_mean` f16 [g, n] or None."""
+
+    signs: Tensor
+    row_scale: Tensor
+    column_scale: Tensor | None = None
+    row_mean: Tensor | None = None
+
+    def one(self, mask: Tensor) -> GroupCodes:
+        """The only group of the only linear, whose members are `mask` [n, k]."""
+        column_scale = None if self.column_scale is None else self.column_scale[:, 0, 0]
+        row_mean = None if self.row_mean is None else self.row_mean[0]
+        return GroupCodes(mask, self.signs[:, 0], self.row_scale[:, 0], column_scale, row_mean)
+
+
+@dataclass(frozen=True)
 class BinaryCodes:
     """Codes of a linear of `shape` (n, m), in blocks of `block_size` columns (the last may be narrower).
 
@@ -77,6 +94,20 @@ class BinaryCodes:
         """The same codes on a device."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return BinaryCodes(**vars(self) | tensors)
+
+    def some_rows(self, here: slice) -> "BinaryCodes":
+        """Codes of some of the rows; salient columns and column scales stay those of all."""
+        return replace(
+            self,
+            shape=(here.stop - here.start, self.shape[1]),
+            first=self.first[here],
+            group=None if self.group is None else self.group[here],
+            second=self.second[here],
+            row_scale=self.row_scale[..., here],
+            second_row_scale=self.second_row_scale[..., here],
+            row_mean=None if self.row_mean is None else self.row_mean[..., here],
+            row_step=None if self.row_step is None else self.row_step[here],
+        )
 
     @property
     def salient_fraction(self) -> float:
@@ -153,6 +184,16 @@ class IntegerCodes:
     scale: Tensor
     zero: Tensor
 
+    def some_rows(self, here: slice) -> "IntegerCodes":
+        """Codes of some of the rows."""
+        return replace(
+            self,
+            shape=(here.stop - here.start, self.shape[1]),
+            levels=self.levels[here],
+            scale=self.scale[:, here],
+            zero=self.zero[:, here],
+        )
+
     @property
     def salient_fraction(self) -> float:
         """0: integer formats have no salient columns."""
@@ -188,6 +229,11 @@ class KeptPlan:
         """The plan of some of the columns."""
         return replace(self, kept=self.kept[:, here])
 
+    @staticmethod
+    def stacked(plans: Sequence["KeptPlan"]) -> "KeptPlan":
+        """The plan of a stack of linears, from theirs."""
+        return KeptPlan(*(torch.cat(parts) for parts in zip(*(vars(plan).values() for plan in plans), strict=True)))
+
 
 @dataclass(frozen=True)
 class KeptCodes:
@@ -207,6 +253,20 @@ class KeptCodes:
     row_scale: Tensor
     kept_scale: Tensor
     kept_zero: Tensor
+
+    def some_rows(self, here: slice) -> "KeptCodes":
+        """Codes of some of the rows."""
+        return replace(
+            self,
+            shape=(here.stop - here.start, self.shape[1]),
+            first=self.first[here],
+            levels=self.levels[here],
+            kept=self.kept[here],
+            row_mean=self.row_mean[here],
+            row_scale=self.row_scale[here],
+            kept_scale=self.kept_scale[here],
+            kept_zero=self.kept_zero[here],
+        )
 
     @property
     def salient_fraction(self) -> float:

@@ -10,23 +10,24 @@ import torch
 from torch import Tensor
 
 from sab.binarizers.block import BlockContext
-from sab.structure import PERCENTILES, Structure
+from sab.structure import PERCENTILES
 
 
 def fit_block(weight: Tensor, context: BlockContext) -> Tensor:
     """What `sab` makes of a block `weight` [n, k], dense [n, k]; scales as stored, emphasis constant."""
-    found = search(weight, context.inverse_factor, context.max_salient)
+    columns, group = search(weight, context.inverse_factor, context.max_salient)
     weighting = torch.ones_like(weight) if context.weighting is None else context.weighting
     total = torch.zeros_like(weight)
     for salient in (False, True):
         for upper in (False, True):
-            mask = (found.salient == salient) & (found.group == upper)
+            mask = (columns == salient) & (group == upper)
             total += fit_group(weight, mask, 2 if salient else 1, weighting, context.iterations)
     return total
 
 
-def search(weight: Tensor, inverse_factor: Tensor, max_salient: int) -> Structure:
-    """Salient columns and both break-points of a block `weight` [n, k], by trying every candidate."""
+def search(weight: Tensor, inverse_factor: Tensor, max_salient: int) -> tuple[Tensor, Tensor]:
+    """Salient columns bool [k] of a block `weight` [n, k], and what lies above its two break-points, bool [n, k]; by
+    trying every candidate."""
     saliency = weight.square() / inverse_factor.diagonal().square()
     ranked = saliency.sum(0).argsort(descending=True, stable=True)
     errors = []
@@ -49,7 +50,7 @@ def search(weight: Tensor, inverse_factor: Tensor, max_salient: int) -> Structur
             errors.append(closed_form_error(saliency, lower, order) + closed_form_error(saliency, upper, order))
         if errors:
             group |= eligible & (saliency > points[int(np.argmin(errors))])
-    return Structure(salient, group)
+    return salient, group
 
 
 def closed_form_error(values: Tensor, mask: Tensor, order: int) -> float:

@@ -5,9 +5,10 @@
 
 from torch import Tensor
 
-from sab.binarizers.alternate import fit_scales, trace_scales
+from sab.binarizers.alternate import fit_groups, fit_scales, trace_scales
 from sab.binarizers.block import BlockContext, fit_structured
-from sab.binarizers.codes import BinaryCodes, GroupCodes, Round
+from sab.binarizers.codes import BinaryCodes, GroupCodes, Groups, Round
+from sab.stack import Stack
 
 
 def fit(
@@ -17,13 +18,18 @@ def fit(
     return fit_scales(weight, mask, order, significance, iterations)
 
 
+def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
+    """Codes of the block of each linear in `weight` [n, k], weighted by `context.weighting`."""
+
+    def fit_both(part: Tensor, masks: Tensor, order: int, weighting: Tensor | None, stack: Stack) -> Groups:
+        return fit_groups(part, masks, order, weighting, stack, context.iterations, context.emphasis)
+
+    return fit_structured("sab", weight, context, fit_both, split_salient=True)
+
+
 def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k], weighted by `context.weighting`."""
-
-    def fit_group(part: Tensor, mask: Tensor, order: int, weighting: Tensor | None) -> GroupCodes:
-        return fit_scales(part, mask, order, weighting, context.iterations, context.emphasis)
-
-    return fit_structured("sab", weight, context, fit_group, split_salient=True)
+    """Codes of a block `weight` [n, k] of one linear."""
+    return fit_stack(weight, context)[0]
 
 
 def trace(weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15) -> list[Round]:

@@ -102,7 +102,8 @@ def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
     layout = context.plan if isinstance(context.plan, Layout) else published(len(weight))
     salient = layout.salient
     if salient is None:
-        salient = search_published(weight, context.inverse_factor, context.max_salient, False).salient
+        found = search_published(weight, context.inverse_factor, context.max_salient, False).salient
+        salient = found.chosen(0, weight.shape[1])
     factor = context.inverse_factor
     if context.weighting is not None:
         factor = factor / context.weighting.mean(0)
