@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sab.runs import Run
 
 UNPACK_FROM = 32  # tokens from which dequantizing rows and multiplying costs less than looking up
+UNPACK_FROM_SHUFFLED = 64  # the same where fast mode looks bytes up by a shuffle
 LOOK_UP, UNPACK, MATRIX_UNIT = "look up", "unpack", "matrix unit"  # how tokens are multiplied
 MATRIX_UNIT_FROM = 8  # the same where the processor multiplies bfloat16 matrices
 
@@ -167,7 +168,8 @@ class PackedLinear(nn.Module):
         reduced = dtype == torch.bfloat16 or self.mode == "fast"
         if reduced and tokens >= MATRIX_UNIT_FROM and self._arranged().takes_matrix_unit:
             return MATRIX_UNIT
-        return UNPACK if tokens >= UNPACK_FROM else LOOK_UP
+        shuffled = self.mode == "fast" and self._arranged().library.path == "avx2"
+        return UNPACK if tokens >= (UNPACK_FROM_SHUFFLED if shuffled else UNPACK_FROM) else LOOK_UP
 
     def _arranged(self) -> cpu.Weight:
         if self._weight is None:

@@ -212,6 +212,21 @@ def test_fast_keeps_its_bound(path: str, codes: LinearCodes, tokens: int, seed: 
 
 
 @needs_c
+@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize("width", [2048, 4096])
+@pytest.mark.parametrize("sign", [True, False])
+def test_the_largest_sums_of_wide_blocks_fit(path: str, width: int, sign: bool) -> None:
+    codes = codes_of("xnor", 20, width, block_size=width)
+    assert isinstance(codes, BinaryCodes)
+    codes = replace(codes, first=torch.full_like(codes.first, sign))
+    x = torch.ones(2, width)  # every weight looks the largest entry up, all of one sign
+    want = x.double() @ codes.dense().double().T
+    for mode in cpu.MODES:
+        found = cpu.Weight(tiles_of(codes), library(path)).multiply(x, mode)
+        torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+
+@needs_c
 @pytest.mark.parametrize("method", ["sab", "billm", "gptq2"])
 def test_fast_is_off_by_about_a_percent(method: str) -> None:
     codes = codes_of(method, 64, 512, block_size=128)

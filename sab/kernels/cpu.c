@@ -36,6 +36,7 @@ enum { LANES = 16, CELLS = 4, UNIT = 64, PADDING = 0xFFFF };       /* UNIT: tabl
 enum { ONE = 0, SHARED = 1, SPLIT = 2, INTEGER = 3, NONE = 4 };    /* what a part of a block looks up */
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VNNI = 3 };
 enum { GROUP = 16, PANEL = 2048, DEEP = 32 };                       /* prefill: tiles, columns, columns of one step */
+enum { MOST_UNITS = 128 };                                          /* of a block whose sums fit 16 bits (AVX2) */
 enum { TABLES = 6 };                                               /* main 0 1, tail 2 3, second signs 4 5 */
 
 typedef struct {
@@ -348,7 +349,7 @@ int sab_multiply(const Layer *layer, const float *x, float *y, int64_t batch, in
     switch (path) {
         case PORTABLE: job.body = fast ? multiply_0_1 : multiply_0_0; break;
 #if defined(__x86_64__)
-        case AVX2: job.body = fast ? multiply_1_1 : multiply_1_0; break;
+        case AVX2: job.body = fast && job.layer->units <= MOST_UNITS ? multiply_1_1 : multiply_1_0; break;
         case AVX512: job.body = multiply_2_0; break;
         case AVX512VNNI: job.body = fast ? multiply_3_1 : multiply_2_0; break;
 #endif
@@ -477,21 +478,34 @@ INLINE void NAME(store_small)(char *to, VF v) {
     pairs = _mm256_permute4x64_epi64(pairs, 0xD8);
     _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
 }
+/* Words by cell: the bytes of cells 0 and 1 in the halves of l, those of 2 and 3 in h, rows 0-3, 8-11, 4-7, 12-15, so that a
+   shuffle finds the entries of sixteen rows in each of two cells. */
+INLINE VU NAME(by_cell)(VU w) {
+    __m256i cells = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
+                                     0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m256i l = _mm256_shuffle_epi8(w.l, cells), h = _mm256_shuffle_epi8(w.h, cells);
+    return (VU){_mm256_permute4x64_epi64(_mm256_unpacklo_epi32(l, h), 0xD8),
+                _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(l, h), 0xD8)};
+}
+/* Pairs of cells in 16 bits: an entry is at most 127, so MOST_UNITS of a block fit. */
 #define SUM VU
 #define SUM_ZERO {_mm256_setzero_si256(), _mm256_setzero_si256()}
-#define total_of(sum) ((VF){_mm256_cvtepi32_ps((sum).l), _mm256_cvtepi32_ps((sum).h)})
-INLINE __m256i NAME(looked_up)(__m256i w, const char *table) {     /* byte p of a lane asks the table of cell p */
-    __m256i at = _mm256_and_si256(w, _mm256_set1_epi32(0x0F0F0F0F)), found = _mm256_setzero_si256();
-    for (int cell = 0; cell < CELLS; cell++) {
-        __m256i own = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(table + 16 * cell)));
-        __m256i others = _mm256_set1_epi32((int)(0x80808080u & ~(0xFFu << 8 * cell)));
-        found = _mm256_or_si256(found, _mm256_shuffle_epi8(own, _mm256_or_si256(at, others)));
-    }
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), found), _mm256_set1_epi16(1));
+INLINE __m256i NAME(cells_of)(__m256i sum) {
+    return _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum)),
+                            _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum, 1)));
 }
+INLINE VF NAME(total_of)(VU sum) {
+    __m256i l = NAME(cells_of)(sum.l), h = NAME(cells_of)(sum.h);
+    return (VF){_mm256_cvtepi32_ps(_mm256_permute2x128_si256(l, h, 0x20)),
+                _mm256_cvtepi32_ps(_mm256_permute2x128_si256(l, h, 0x31))};
+}
+#define total_of NAME(total_of)
 INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
-    sum->l = _mm256_add_epi32(sum->l, NAME(looked_up)(w.l, table));
-    sum->h = _mm256_add_epi32(sum->h, NAME(looked_up)(w.h, table));
+    __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi8(1);
+    __m256i l = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)table), _mm256_and_si256(w.l, nibble));
+    __m256i h = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(table + 32)), _mm256_and_si256(w.h, nibble));
+    sum->l = _mm256_add_epi16(sum->l, _mm256_maddubs_epi16(ones, _mm256_unpacklo_epi8(l, h)));
+    sum->h = _mm256_add_epi16(sum->h, _mm256_maddubs_epi16(ones, _mm256_unpackhi_epi8(l, h)));
 }
 #else
 #define SUM VF
@@ -610,7 +624,11 @@ static __attribute__((noinline)) void NAME(unit)(VU w, const char *table, SUM *s
 #define sub NAME(sub)
 #define mul NAME(mul)
 #define fma3 NAME(fma3)
+#if PATH == 1 && FAST
+#define load_u(from) NAME(by_cell)(NAME(load_u)((const uint32_t *)(from)))
+#else
 #define load_u(from) NAME(load_u)((const uint32_t *)(from))
+#endif
 #define xor_u NAME(xor_u)
 #define high_nibbles NAME(high_nibbles)
 #define load_half(from) NAME(load_half)((const uint16_t *)(from))
