@@ -101,28 +101,29 @@ def _steps(
     size = weight.abs()
     member = _members(masks, stack).to(size.dtype)
     beside = [torch.ones(1, 1, 1, device=weight.device)]
-    rows, columns = [_ratio((square * size).sum(-1), square.sum(-1))], [member]
+    rows, columns = [_ratio(torch.cat([(square * size).sum(-1), square.sum(-1)]))], [member]
     if order == 2:
         rest = size - rows[0][..., None]
-        rows.append(_ratio((square * rest.abs()).sum(-1), square.sum(-1)))
+        rows.append(_ratio(torch.cat([(square * rest.abs()).sum(-1), square.sum(-1)])))
         columns.append(member)
         beside.append(torch.where(rest >= 0, 1.0, -1.0))
     yield rows, columns, beside
     outers = [_outer(row, column, stack) for row, column in zip(rows, columns, strict=True)] if order == 2 else []
-    evidence = square * size
+    both = torch.cat([square * size, square])  # [2 g, n, k]: what numerators, and what denominators are sums of
+    evidence, square = both.chunk(2)
     for step in range(1, iterations + 1):
         if emphasis == "ramp" and weighting is not None:
             share = step / iterations
-            square = _square(masks, (1.0 - share) + share * weighting)
-            evidence = square * size
+            square.copy_(_square(masks, (1.0 - share) + share * weighting))
+            torch.mul(square, size, out=evidence)
         rows, columns = list(rows), list(columns)
         for index in range(order):
             if order == 2:
                 residual = torch.addcmul(size, beside[1 - index], outers[1 - index], value=-1.0)
-                evidence = residual.mul_(square).mul_(beside[index])
+                torch.mul(residual.mul_(square), beside[index], out=evidence)
             column = columns[index]
-            row = _ratio(stack.across(evidence, column), stack.across(square, column.square()))
-            column = _ratio(stack.down(row, evidence), stack.down(row.square(), square))
+            row = _ratio(stack.across(both, torch.cat([column, column.square()])))
+            column = _ratio(stack.down(torch.cat([row, row.square()]), both))
             rows[index], columns[index] = row, column
             if order == 2:
                 outers[index] = _outer(row, column, stack)
@@ -152,9 +153,11 @@ def _outer(row: Tensor, column: Tensor, stack: Stack) -> Tensor:
     return row[..., None] * stack.spread(column, 1)
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, 0 where a row or column has no members or only zero partners: both are sums of what is then 0."""
-    return numerator / denominator.clamp_min_(SMALLEST)
+def _ratio(both: Tensor) -> Tensor:
+    """Numerators over as many denominators behind them; 0 where a row or column has no members or only zero partners:
+    both are sums of what is then 0."""
+    numerator, denominator = both.chunk(2)
+    return numerator / denominator.clamp_min(SMALLEST)
 
 
 def _gauge(row: Tensor, column: Tensor, members: Tensor, stack: Stack) -> tuple[Tensor, Tensor]:
