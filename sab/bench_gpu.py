@@ -5,6 +5,7 @@
     cases      packed against bfloat16 linears (and torch's 4-bit product), milliseconds and share of the bandwidth
     decoder    tokens a second of a random decoder of a billion weights, eager, bfloat16 and packed
     fits       seconds of a whole fit, and what its first blocks ask of the host: copies back, kernels launched
+    stacks     seconds of q, k and v, and of gate and up, fitted as one stack and one by one
 
 Times of `cases` are those of a CUDA graph that holds one call for each of many copies of the weight, so that neither
 launches nor weights left in the cache of the device count. On a CPU (`toy`) all of it runs in Triton's interpreter, at
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sab.bench_kernels import BLOCK, decoder, random_codes
+from sab.binarizers import METHODS
 from sab.binarizers.codes import IntegerCodes, LinearCodes
 from sab.binarizers.feedback import Levels, Rule, Sums, settle_by_columns, settle_in_one_launch
 from sab.binarizers.rtn import grid
-from sab.compensate import fit_linear
+from sab.compensate import LinearFit, factor_hessian, fit_linear, fit_linears
 from sab.devices import TRITON, runs_triton
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, dampen, inverse_factor
@@ -47,19 +49,20 @@ Say = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured: `shapes` and `batches` of products, `agreed` tokens of the comparison, `fits` (n, m) by
-    `methods`, blocks of the decoder (0: none), rows of the walk."""
+    """What is measured: `shapes` and `batches` of products, `agreed` tokens of the comparison, `fits` (n, m) and
+    `stacks` (n of each linear, m) by `methods`, blocks of the decoder (0: none), rows of the walk."""
 
     shapes: tuple[tuple[int, int], ...] = ((2048, 2048), (4096, 4096), (11008, 4096), (18944, 3584))
     batches: tuple[int, ...] = (1, 4, 16, 64, 512)
     agreed: tuple[int, ...] = (1, 2, 3, 16, 64, 200)
     fits: tuple[tuple[int, int], ...] = ((3584, 3584), (3584, 18944))
     methods: tuple[str, ...] = ("gptq3", "arb-rc", "sab", "sab-h")
+    stacks: tuple[tuple[tuple[int, ...], int], ...] = (((3584, 512, 512), 3584), ((18944, 18944), 3584))
     decoder_blocks: int = 16
     walk_rows: int = 3584
 
 
-TOY = Sizes(((24, 140),), (1, 3), (1, 3), ((3, 140),), ("gptq3", "sab"), 0, 2)
+TOY = Sizes(((24, 140),), (1, 3), (1, 3), ((3, 140),), ("gptq3", "sab"), (((3, 2), 140),), 0, 2)
 
 
 @torch.no_grad()
@@ -77,6 +80,7 @@ def bench(toy: bool = False, seconds: float = 0.5, progress: Say | None = None) 
         "agreement": [],
         "cases": [],
         "fits": [],
+        "stacks": [],
     }
     for number, shape in enumerate(sizes.shapes):
         tell(f"agreement, {shape[0]} x {shape[1]}", 0.3 * number / len(sizes.shapes))
@@ -91,8 +95,11 @@ def bench(toy: bool = False, seconds: float = 0.5, progress: Say | None = None) 
         tell("decoder", 0.7)
         found["decoder"] = decoder(sizes.decoder_blocks, lambda: _now(device), ("exact",), device)
     for number, shape in enumerate(sizes.fits):
-        tell(f"fits, {shape[0]} x {shape[1]}", 0.8 + 0.2 * number / len(sizes.fits))
+        tell(f"fits, {shape[0]} x {shape[1]}", 0.8 + 0.15 * number / len(sizes.fits))
         found["fits"] += _fits(shape, sizes.methods, device)
+    for number, (rows, width) in enumerate(sizes.stacks):
+        tell(f"stacks, {' + '.join(map(str, rows))} x {width}", 0.95 + 0.05 * number / len(sizes.stacks))
+        found["stacks"] += _stacks(rows, width, sizes.methods, device)
     return found
 
 
@@ -273,15 +280,48 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def _hessian(width: int, generator: torch.Generator) -> Tensor:
+    """Of correlated random inputs, [m, m], on the device of the generator."""
+    accumulator = HessianAccumulator(width, generator.device)
+    for _ in range(8):
+        tokens = torch.randn(max(512, width // 4), width, generator=generator, device=generator.device)
+        accumulator.add(tokens + tokens.roll(1, 1))
+    return accumulator.hessian
+
+
+def _stacks(rows: Sequence[int], width: int, methods: Sequence[str], device: torch.device) -> list[dict[str, Any]]:
+    """Seconds of a stack beside those of its linears, for the methods that take stacks; both end with the same loss."""
+    generator = torch.Generator(device).manual_seed(0)
+    hessian = factor_hessian(_hessian(width, generator))
+    weights = [torch.randn(n, width, generator=generator, device=device) for n in rows]
+    maps = [significance_map(each, torch.rand_like(each[0]), torch.rand_like(each[0])) for each in weights]
+    found = []
+    for method in methods:
+        if METHODS[method].fit_stack is None:
+            continue
+
+        def together() -> list[LinearFit]:
+            return fit_linears(weights, hessian, method, significances=maps)  # noqa: B023
+
+        def apart() -> list[LinearFit]:
+            each = zip(weights, maps, strict=True)
+            return [fit_linear(weight, hessian, method, significance=known) for weight, known in each]  # noqa: B023
+
+        seconds, losses = {}, {}
+        for name, fit in (("together", together), ("apart", apart)):
+            fit()
+            started = _now(device)
+            losses[name] = [each.relative_loss for each in fit()]
+            seconds[name] = _now(device) - started
+        found.append({"method": method, "rows": list(rows), "width": width, "seconds": seconds, "losses": losses})
+    return found
+
+
 def _fits(shape: tuple[int, int], methods: Sequence[str], device: torch.device) -> list[dict[str, Any]]:
     """Seconds of whole fits, and of their first blocks how often the host was asked and kernels were launched."""
     rows, width = shape
     generator = torch.Generator(device).manual_seed(0)
-    accumulator = HessianAccumulator(width, device)
-    for _ in range(8):
-        tokens = torch.randn(max(512, width // 4), width, generator=generator, device=device)
-        accumulator.add(tokens + tokens.roll(1, 1))
-    hessian = accumulator.hessian
+    hessian = _hessian(width, generator)
     weight = torch.randn(rows, width, generator=generator, device=device)
     map_ = significance_map(weight, torch.rand_like(weight[0]), torch.rand_like(weight[0]))
     part = min(width, PROFILED_BLOCKS * BLOCK)

@@ -220,4 +220,10 @@ def _gpu(options: argparse.Namespace) -> dict[str, Any]:
             f"{fit['profiled_blocks']} blocks ask the host {asked} times, {fit['device_to_host_copies']} copies, "
             f"{fit['launches']} launches"
         )
+    for stack in found["stacks"]:
+        rows, seconds = " + ".join(map(str, stack["rows"])), stack["seconds"]
+        progress.say(
+            f"{stack['method']:8s} {rows} x {stack['width']}: {seconds['together']:.2f} s as one stack, "
+            f"{seconds['apart']:.2f} s one by one"
+        )
     return found

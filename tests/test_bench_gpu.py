@@ -32,6 +32,9 @@ def test_the_script_ends_with_one_json_object(capfd: pytest.CaptureFixture[str])
     for fit in found["fits"]:
         assert fit["seconds"] > 0
         assert sum(fit["asked"].values()) > 0
+    for stack in found["stacks"]:
+        assert stack["losses"]["together"] == pytest.approx(stack["losses"]["apart"], rel=1e-4)
+    assert {stack["method"] for stack in found["stacks"]} == {"gptq3", "sab"}
 
 
 def test_a_kernel_that_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
