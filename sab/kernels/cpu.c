@@ -10,7 +10,7 @@ their xor. Four cells, 16 columns, form a unit: the low or the high nibbles of a
 Signs s in {-1, 1} with a group bit g are kept as planes a = s and b = s (-1)^g:
     sum over group 0 of s x = (sum a x + sum b x) / 2,    over group 1 = (sum a x - sum b x) / 2.
 
-exact: tables of floats. fast: tables of int8, one scale per block, token and table; sums are exact int32.
+exact: tables of floats. fast: tables of int8, one scale per block, token and table; sums are exact integers.
 
 The second half of this file is included once for every instruction set and mode. */
 #ifndef PATH
