@@ -9,7 +9,7 @@ estimate, and `assumed` says what it rests on.
     time     products, Cholesky factors and fits counted for the true shapes, at the pace of a short measurement on
              this device (`measure_pace`). Reading files and drawing samples are left out.
     memory   the largest of the stages: weights in residence, hidden states of all samples, Hessians of one block, one
-             batch's activations, copies of the largest linear while it is fitted.
+             batch's activations, copies of the largest linear, or stack of linears, while it is fitted.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def _memory(lvlm: LVLM, recipe: Recipe, names: list[str], tokens: Mapping[str, i
     for (part, block, _), width in _inputs(lvlm, names).items():
         by_block[part, block] = by_block.get((part, block), 0) + 4 * groups * width**2
     sums = max(by_block.values())
-    shapes = {_shape(lvlm.linears[name]) for name in names}
+    shapes = _fitted_shapes(lvlm, recipe, names)
     fitting = max(4 * (HESSIAN_COPIES * width**2 + WEIGHT_COPIES * rows * width) for rows, width in shapes)
     front = everything - sum(blocks) - (0 if lvlm.model.config.tie_word_embeddings else embeddings)
     if not streamed:
@@ -290,6 +290,16 @@ def _memory(lvlm: LVLM, recipe: Recipe, names: list[str], tokens: Mapping[str, i
     if lvlm.device.type != "cuda":
         return {"host": device + host + PROGRAM_BYTES}
     return {"device": device, "host": host + PROGRAM_BYTES}
+
+
+def _fitted_shapes(lvlm: LVLM, recipe: Recipe, names: list[str]) -> set[Shape]:
+    """Rows and columns of what is fitted at once: linears of one input together where the method takes stacks."""
+    together: dict[tuple[str, int, str], Shape] = {}
+    for name in names:
+        rows, width = _shape(lvlm.linears[name])
+        [key] = _inputs(lvlm, [name]) if METHODS[recipe.method].fit_stack is not None else [("", 0, name)]
+        together[key] = together.get(key, (0, 0))[0] + rows, width
+    return set(together.values())
 
 
 def _inputs(lvlm: LVLM, names: list[str]) -> dict[tuple[str, int, str], int]:

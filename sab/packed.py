@@ -42,11 +42,13 @@ Stored = tuple[dict[str, Tensor], dict[str, Any]]
 class PackedLinear(nn.Module):
     """`y = x W^T + bias` with W [n, m] in its codes; for inference.
 
-    `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x) or fast (see `kernels.cpu`; from 8 tokens on, x
-    and W in bfloat16 where the processor multiplies such matrices). On a CPU with
-    a C compiler the C kernel runs, on a CUDA device with Triton its kernel (float32 sums; from 3 tokens on, W in the
-    dtype of x), for every method but pb-llm; else the reference, on any device. SAB_KERNEL forces `reference`, `triton`
-    or a path of the C kernel.
+    `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x, in float32 without AVX-512) or fast (see
+    `kernels.cpu`; from 8 tokens on, x and W in bfloat16 where the processor multiplies such matrices; from 32 or 64 on
+    as in exact mode).
+
+    On a CPU with a C compiler the C kernel runs, on a CUDA device with Triton its kernel (float32 sums; from 3 tokens
+    on, W in the dtype of x), for every method but pb-llm; else the reference, on any device. SAB_KERNEL forces
+    `reference`, `triton` or a path of the C kernel.
     """
 
     def __init__(
@@ -119,9 +121,9 @@ class PackedLinear(nn.Module):
         dequantized a piece at a time."""
         if self.sizes is None:
             return TRITON if self._takes_triton else REFERENCE
-        library = self._arranged().library
-        ways = {MATRIX_UNIT: f"c {library.path} matrix unit, bfloat16", UNPACK: f"c {library.path} dequantizing"}
-        return ways.get(self._way(tokens, dtype), library.kernel(self.mode))
+        weight = self._arranged()
+        ways = {MATRIX_UNIT: "matrix unit, bfloat16", UNPACK: "dequantizing"}
+        return f"c {weight.library.path} {ways.get(self._way(tokens, dtype), weight.runs(self.mode))}"
 
     @property
     def resident_bytes(self) -> int:
@@ -166,9 +168,10 @@ class PackedLinear(nn.Module):
 
     def _way(self, tokens: int, dtype: torch.dtype) -> str:
         reduced = dtype == torch.bfloat16 or self.mode == "fast"
-        if reduced and tokens >= MATRIX_UNIT_FROM and self._arranged().takes_matrix_unit:
+        weight = self._arranged()
+        if reduced and tokens >= MATRIX_UNIT_FROM and weight.takes_matrix_unit:
             return MATRIX_UNIT
-        shuffled = self.mode == "fast" and self._arranged().library.path == "avx2"
+        shuffled = weight.library.path == "avx2" and weight.runs(self.mode) == "fast"
         return UNPACK if tokens >= (UNPACK_FROM_SHUFFLED if shuffled else UNPACK_FROM) else LOOK_UP
 
     def _arranged(self) -> cpu.Weight:

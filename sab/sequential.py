@@ -273,9 +273,11 @@ class _Work:
 
     def _fits(self, waiting: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
         """Fit linears in their order, until `stop`."""
-        key = (lambda name: id(moments[name])) if self.stacks else (lambda name: name)
-        stacks = [list(names) for _, names in groupby(moments, key)]
-        stacks = [names for names in stacks if any(name in waiting for name in names)]
+        by_input: dict[object, list[str]] = {}
+        for name in self.clock.weights:  # all that is to be fitted, in its order
+            if name in moments:
+                by_input.setdefault(id(moments[name]) if self.stacks else name, []).append(name)
+        stacks = [names for names in by_input.values() if any(name in waiting for name in names)]
         fits = self._own_fits(stacks, moments) if distributed.size() == 1 else self._shared_fits(stacks, moments)
         for codes, weight, report in fits:
             if report.name not in waiting:
@@ -480,7 +482,17 @@ def _fit(
     unseen = _compensation_hessian(recipe, held_out, maps[0], device) if held_out else None
     if unseen is not None and not bool(unseen.any()):
         unseen = None  # too few samples to hold any out
-    fits = fit_linears(weights, hessian, recipe.method, recipe.fit_settings, significances, names, unseen)
+    fit = partial(fit_linears, hessian=hessian, method=recipe.method, settings=recipe.fit_settings, held_out=unseen)
+    try:
+        fits = fit(weights, significances=significances, names=names)
+    except torch.cuda.OutOfMemoryError:
+        if len(names) == 1:
+            raise
+        fits = []
+    if not fits:  # there may be room for one after the other
+        torch.cuda.empty_cache()
+        each = zip(weights, significances, names, strict=True)
+        fits = [fit([weight], significances=[found], names=[name])[0] for weight, found, name in each]
     return list(zip(fits, significances, strict=True))
 
 

@@ -5,7 +5,8 @@ break-points and column scales, has a leading dimension of linears [s] instead. 
 columns they take, the narrower ones are filled up at the right with columns that no group has.
 
 Arithmetic on whole rows runs once for the stack; sums over rows and products with column scales run once a linear, on
-views, so that a stack costs no more than its linears where they are large, and far fewer launches where they are small.
+views. So a stack takes far fewer launches where linears are small, and about the time of its linears where they are
+large, but for what fills up those that take few columns. Nothing here moves between host and device.
 """
 
 from collections.abc import Sequence
@@ -36,8 +37,8 @@ class Stack:
         """`values`, with one entry a linear along `dim`, for every row; of one linear as they are, to broadcast."""
         if len(self.rows) == 1:
             return values
-        times = torch.tensor(self.rows, device=values.device)
-        return values.repeat_interleave(times, dim, output_size=sum(self.rows))
+        parts = zip(values.split(1, dim), self.rows, strict=True)
+        return torch.cat([part.expand(*part.shape[:dim], rows, *part.shape[dim + 1 :]) for part, rows in parts], dim)
 
     def sums(self, values: Tensor, dim: int = 0) -> Tensor:
         """Sums over the rows of each linear: `dim` of `values` has one entry a linear in what is returned."""
@@ -47,6 +48,15 @@ class Stack:
         """`values` [g, n, k] times each linear's `columns` [g, s, k]: [g, n]."""
         parts = zip(self.split(values, 1), columns.unbind(1), strict=True)
         return torch.cat([(part @ column[..., None])[..., 0] for part, column in parts], 1)
+
+    def outer(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """`rows` [g, n] times the `columns` [g, s, k] of their linears: [g, n, k]."""
+        if len(self.rows) == 1:
+            return rows[..., None] * columns
+        made = rows.new_empty(*rows.shape, columns.shape[-1])
+        for number, place in enumerate(self.places):
+            torch.mul(rows[:, place, None], columns[:, number, None], out=made[:, place])
+        return made
 
     def down(self, rows: Tensor, values: Tensor) -> Tensor:
         """`rows` [g, n] times `values` [g, n, k], each linear for itself: [g, s, k]."""
@@ -76,8 +86,7 @@ class Columns:
     def used(self) -> Tensor:
         """bool [n, w]: not filled up; of a single linear, where all are used, [1, w]."""
         places = torch.arange(self.width, device=self.index.device)
-        widths = torch.tensor(self.widths, device=self.index.device)
-        return self.stack.spread(places < widths[:, None])
+        return self.stack.spread(torch.stack([places < width for width in self.widths]))
 
     def chosen(self, number: int, width: int) -> Tensor:
         """bool [k]: which of all `width` columns of linear `number` these are."""

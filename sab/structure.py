@@ -139,8 +139,8 @@ def best_break_point(saliency: Tensor, order: int, columns: Columns, zeros: Sequ
     parts = zip(stack.split(saliency), columns.widths, zeros, strict=True)
     points = torch.stack([_percentiles(part, len(part) * width, more) for part, width, more in parts])  # [s, p]
     values = _sorted(saliency).double().clamp_min_(0.0)  # what is filled up stands in front and adds nothing
-    filled = saliency.shape[1] - torch.tensor(columns.widths, device=saliency.device)
-    front = stack.spread(filled)[:, None].double()  # [n, 1]: how much of a row is filled up
+    ends = zip(stack.rows, columns.widths, strict=True)  # front [n, 1]: how much of a row is filled up
+    front = torch.cat([values.new_full((rows, 1), saliency.shape[1] - width) for rows, width in ends])
     prefix = torch.nn.functional.pad(values, (1, 0)).cumsum(-1)
     each = stack.spread(points.double()).expand(len(values), -1).contiguous()
     cut = torch.searchsorted(values, each, right=True)  # [n, p]

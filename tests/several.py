@@ -83,10 +83,10 @@ def _in_fit(act: Callable[[], None], number: int = 1) -> None:
     """Let a process do something at its first fit."""
     fit = sequential.fit_linears
 
-    def acting(*arguments: Any) -> Any:
+    def acting(*arguments: Any, **more: Any) -> Any:
         if distributed.rank() == number and distributed.size() > 1:
             act()
-        return fit(*arguments)
+        return fit(*arguments, **more)
 
     sequential.fit_linears = acting
 

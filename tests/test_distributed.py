@@ -150,6 +150,7 @@ def test_a_process_that_stands_still_is_not_waited_for_forever(start: Start) -> 
 
 def test_what_a_killed_run_had_finished_is_not_made_again(start: Start, place: Path) -> None:
     """Finished linears are handed to the process that has no run; the end is that of an undisturbed run."""
+    undisturbed = stored(finished(start, place, "two plain", "plain"))
     start("resumed", "plain", trouble="killed")
     first = next(iter(RECIPES["plain"].linears or ()))
     shutil.copytree(place / "two plain", place / "half", dirs_exist_ok=True)
@@ -161,7 +162,7 @@ def test_what_a_killed_run_had_finished_is_not_made_again(start: Start, place: P
     for run in ("resumed", "half"):
         for found in start(run, "plain", resume=True):
             assert found["code"] == 0, found["err"]
-        assert stored(Run.open(place / run)) == stored(finished(start, place, "two plain", "plain"))
+        assert stored(Run.open(place / run)) == undisturbed
     assert (place / "half" / "reports" / f"{first}.json").read_bytes() == before
     assert [found["code"] for found in start("half", "plain", resume=True)] == [0, 0]  # it is only read
 

@@ -227,6 +227,30 @@ def test_the_largest_sums_of_wide_blocks_fit(path: str, width: int, sign: bool) 
 
 
 @needs_c
+@pytest.mark.parametrize("width", [2048, 4096])
+def test_the_largest_sums_of_every_part_of_a_wide_block_fit(width: int) -> None:
+    codes = codes_of("sab", 20, width, block_size=width)
+    assert isinstance(codes, BinaryCodes)
+    assert codes.group is not None
+    codes = replace(
+        codes,
+        first=torch.ones_like(codes.first),
+        group=torch.zeros_like(codes.group),
+        second=torch.ones_like(codes.second),
+        column_scale=torch.ones(2, width).half(),
+        second_column_scale=torch.ones(2, codes.second.shape[1]).half(),
+    )
+    x = torch.ones(2, width)
+    want = x.double() @ codes.dense().double().T
+    for path in paths():
+        weight = cpu.Weight(tiles_of(codes), library(path))
+        found = weight.multiply(x, "fast")
+        torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        wide = path == "avx2" and width > 2048
+        assert weight.runs("fast") == ("exact" if wide or path == "avx512" else "fast")
+
+
+@needs_c
 @pytest.mark.parametrize("method", ["sab", "billm", "gptq2"])
 def test_fast_is_off_by_about_a_percent(method: str) -> None:
     codes = codes_of(method, 64, 512, block_size=128)

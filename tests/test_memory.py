@@ -66,7 +66,7 @@ def test_a_run_that_ran_out_of_memory_everywhere_has_the_same_codes(
     shortages: dict[str, tuple[Any, str, Callable[..., Any]]] = {
         "sums": (calibrated, "_add", lambda moments, *_: None if moments else "first linear of a block"),
         "sensitivities": (sensitivities, "input_sensitivity", lambda *_: "once"),
-        "fit": (sequential, "fit_linears", lambda *given: tuple(given[5])),  # each linear
+        "fit": (sequential, "fit_linears", lambda *_, **more: tuple(more["names"])),  # each linear
     }
     if refine:
         shortages["loss"] = sequential, "quadratic", lambda *_: "once"
@@ -81,3 +81,24 @@ def test_a_run_that_ran_out_of_memory_everywhere_has_the_same_codes(
     assert {f"{name}, its fit" for name in tiny().decoder_linears} <= set(where)
     for kind in shortages:
         assert any(kind in entry for entry in where), kind
+
+
+def test_linears_that_do_not_fit_together_are_fitted_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(model="tiny", method="sab", iterations=1, max_salient=4)
+    calm = {report.name: report for report in sequential.quantize(tiny(), recipe, samples=SAMPLES)}
+    seen: list[int] = []
+    fit = sequential.fit_linears
+
+    def short(weights: Any, **more: Any) -> Any:
+        seen.append(len(weights))
+        return out_of_memory() if len(weights) > 1 else fit(weights, **more)
+
+    monkeypatch.setattr(sequential, "fit_linears", short)
+    for report in sequential.quantize(tiny(), recipe, tmp_path / "short", samples=SAMPLES):
+        assert report.relative_loss == pytest.approx(calm[report.name].relative_loss, rel=1e-3)
+    assert max(seen) == 3
+    assert seen.count(1) == len(calm)
+    log = (tmp_path / "short" / "events.jsonl").read_text()
+    assert "out_of_memory" not in log  # the device did all of it

@@ -223,7 +223,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LVLM, dict[st
     fit = sequential.fit_linears
 
     def spy(*arguments: Any, **named: Any) -> Any:
-        given.update(dict.fromkeys(arguments[5], arguments[1].hessian))
+        given.update(dict.fromkeys(named["names"], named["hessian"].hessian))
         return fit(*arguments, **named)
 
     lvlm = tiny()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sab import sequential
 from sab.binarizers import METHODS, BinaryCodes, alternate
@@ -133,11 +135,26 @@ def test_a_fit_that_is_not_finite_names_its_linear(monkeypatch: pytest.MonkeyPat
         fit_linears(weights, hessian, "gptq4", SMALL, maps, ["gate_proj", "up_proj"])
 
 
+class FromLists(TorchDispatchMode):
+    """Counts tensors made from Python's numbers: on a GPU each is copied there, and waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten.lift_fresh.default, torch.ops.aten._local_scalar_dense.default)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("order", [1, 2])
-def test_the_rounds_of_a_stack_never_wait_for_a_value(order: int) -> None:
+def test_the_rounds_of_a_stack_neither_wait_for_a_value_nor_copy_one(order: int) -> None:
     with FakeTensorMode():
         weight, masks = torch.empty(9, 16), torch.empty(2, 9, 16, dtype=torch.bool)
         alternate.fit_groups(weight, masks, order, weight, Stack((4, 3, 2)))
+    with FromLists() as seen:
+        alternate.fit_groups(torch.randn(9, 16), torch.rand(2, 9, 16) < 0.5, order, None, Stack((4, 3, 2)))
+        assert seen.count == 0
+        torch.tensor([1, 2])
+        assert seen.count == 1  # which it would notice
 
 
 SAMPLES = dialogues(12)
@@ -150,7 +167,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     inner = sequential.fit_linears
 
     def noting(*given: object, **more: object) -> object:
-        found.append(tuple(str(name).rsplit(".", 1)[1] for name in given[5]))  # type: ignore[attr-defined]
+        found.append(tuple(str(name).rsplit(".", 1)[1] for name in more["names"]))  # type: ignore[attr-defined]
         return inner(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sequential, "fit_linears", noting)

@@ -24,7 +24,7 @@ from sab.stack import Stack
 EMPHASES = ("constant", "ramp")
 SMALLEST = torch.finfo(torch.float32).tiny
 Step = tuple[list[Tensor], list[Tensor], list[Tensor]]  # per order: row [g, n], column [g, s, k], sign beside W's
-State = tuple[list[Tensor], list[Tensor], list[Tensor]]  # per order: signs bool [g, n, k], row, column
+State = tuple[list[Tensor], list[Tensor], list[Tensor]]  # per order: signs bool [n, k], row [n], column [k]
 
 
 def fit_scales(
@@ -50,7 +50,7 @@ def fit_groups(
     row_scale = to_half(torch.stack([row for row, _ in gauged]))
     column_scale = to_half(torch.stack([column for _, column in gauged]))
     pairs = zip(row_scale.float(), column_scale.float(), strict=True)
-    signs = nearest_signs(weight, [_outer(row, column, stack) for row, column in pairs])
+    signs = nearest_signs(weight, [stack.outer(row, column) for row, column in pairs])
     return Groups(torch.stack([bits.expand(masks.shape) for bits in signs]), row_scale, column_scale)
 
 
@@ -108,7 +108,7 @@ def _steps(
         columns.append(member)
         beside.append(torch.where(rest >= 0, 1.0, -1.0))
     yield rows, columns, beside
-    outers = [_outer(row, column, stack) for row, column in zip(rows, columns, strict=True)] if order == 2 else []
+    outers = [stack.outer(row, column) for row, column in zip(rows, columns, strict=True)] if order == 2 else []
     both = torch.cat([square * size, square])  # [2 g, n, k]: what numerators, and what denominators are sums of
     evidence, square = both.chunk(2)
     for step in range(1, iterations + 1):
@@ -126,7 +126,7 @@ def _steps(
             column = _ratio(stack.down(torch.cat([row, row.square()]), both))
             rows[index], columns[index] = row, column
             if order == 2:
-                outers[index] = _outer(row, column, stack)
+                outers[index] = stack.outer(row, column)
         if order == 2:
             # the sums +-a_1 +-a_2 do not change with the scales' signs, and the signs are picked anew
             rows, columns = [row.abs() for row in rows], [column.abs() for column in columns]
@@ -146,11 +146,6 @@ def _members(masks: Tensor, stack: Stack) -> Tensor:
 def _square(mask: Tensor, weighting: Tensor | None) -> Tensor:
     """Λ² on the mask, 0 elsewhere."""
     return mask.float() if weighting is None else mask * weighting.square()
-
-
-def _outer(row: Tensor, column: Tensor, stack: Stack) -> Tensor:
-    """Row scales [g, n] times the column scales [g, s, k] of their linears: [g, n, k]."""
-    return row[..., None] * stack.spread(column, 1)
 
 
 def _ratio(both: Tensor) -> Tensor:

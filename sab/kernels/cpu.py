@@ -38,6 +38,7 @@ FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi",
 PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
 MODES = ("exact", "fast")
 COMPILE_SECONDS = 300
+MOST_UNITS = 128  # of a block in the fast mode of AVX2, as in cpu.c
 MATRIX_UNIT = 8  # bit of sab_paths
 DEEP, PANEL = 32, 2048  # of the prefill in cpu.c: columns of a step, and of a panel
 SINGLE_THREAD = 1 << 18  # weights times tokens below which starting threads costs more than it saves
@@ -66,10 +67,6 @@ class Library:
     parallel: int
     matrix_unit: bool
 
-    def kernel(self, mode: str) -> str:
-        """Name of what runs in a mode. Plain AVX-512 has no shorter way, so its fast mode is the exact one; so is that
-        of AVX2 in blocks of more than 2,048 columns, whose sums leave 16 bits."""
-        return f"c {self.path} exact" if self.path == "avx512" else f"c {self.path} {mode}"
 
 
 @functools.cache
@@ -108,6 +105,12 @@ class Weight:
         self._layer = _Layer(**tiles.sizes, **{name: tensor.data_ptr() for name, tensor in tiles.tensors.items()})
         self._pointer = ctypes.addressof(self._layer)
         self._path = PATHS.index(library.path)
+
+    def runs(self, mode: str) -> str:
+        """The mode that runs where `mode` is asked for. Plain AVX-512 has no shorter way, so its fast mode is the exact
+        one; so is that of AVX2 in blocks whose sums leave 16 bits."""
+        wide = self.library.path == "avx2" and self.tiles.sizes["units"] > MOST_UNITS
+        return "exact" if self.library.path == "avx512" or wide else mode
 
     @property
     def takes_matrix_unit(self) -> bool:
@@ -149,7 +152,7 @@ class Weight:
     def multiply_unpacked(self, x: Tensor, weights_at_once: int = 1 << 20) -> Tensor:
         """`x` [tokens, m] to [tokens, n] in its dtype, float32 or bfloat16, by dequantizing a few rows at a time.
 
-        Where the processor has no AVX-512, torch multiplies bfloat16 matrices many times slower than float32 ones."""
+        Without AVX-512 torch multiplies bfloat16 matrices many times slower than float32 ones (seen with AVX2)."""
         self._check_input(x, (torch.float32, torch.bfloat16))
         y = x.new_empty(len(x), self.rows)
         if not self.library.path.startswith("avx512"):
