@@ -478,8 +478,8 @@ INLINE void NAME(store_small)(char *to, VF v) {
     pairs = _mm256_permute4x64_epi64(pairs, 0xD8);
     _mm_storeu_si128((__m128i *)to, _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
 }
-/* Words by cell: the bytes of cells 0 and 1 in the halves of l, those of 2 and 3 in h, rows 0-3, 8-11, 4-7, 12-15, so that a
-   shuffle finds the entries of sixteen rows in each of two cells. */
+/* Words by cell: the bytes of cells 0 and 1 in the halves of l, those of 2 and 3 in h, in the order of rows 0-3, 8-11,
+   4-7, 12-15, so that a shuffle finds the entries of sixteen rows in each of two cells. */
 INLINE VU NAME(by_cell)(VU w) {
     __m256i cells = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
                                      0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
