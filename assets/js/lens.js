@@ -9,9 +9,7 @@
   const listeners = new Set();
   const keys = [];
   const colours = new Map();
-  let send = null;
   let sendTimer = 0;
-  let move = false;
   let becomeReady;
   let plotly = null;
 
@@ -25,6 +23,9 @@
     ranges: {},
     whenReady: new Promise((resolve) => { becomeReady = resolve; }),
 
+    /** How the server hears of a change; set by the component that carries it there (signal.js). */
+    send: null,
+
     /** Call `listener(state, changedNames)` after each change ("runs" and "theme" are names too). */
     subscribe(listener) {
       listeners.add(listener);
@@ -36,7 +37,6 @@
     update(change, { quiet = false, push = false } = {}) {
       const changed = Object.keys(change).filter((name) => lens.state[name] !== change[name]);
       lens.state = { ...lens.state, ...change };
-      if (changed.includes("tab")) move = true;
       if (!quiet) { writeUrl(push); tellServer(); }
       if (changed.length) tell(changed);
     },
@@ -176,8 +176,9 @@
   function tellServer() {
     clearTimeout(sendTimer);
     sendTimer = setTimeout(() => {
-      if (send) send({ ...lens.state, move });
-      move = false;
+      // A person's own click has moved already, and may have moved on; what a script asks for has not.
+      const move = !document.getElementById(`sab-tab-${lens.state.tab}`)?.offsetParent;
+      if (lens.send) lens.send({ ...lens.state, move });
     }, 80);
   }
 
@@ -186,7 +187,6 @@
     const before = lens.state;
     lens.state = { ...event.state };
     const changed = Object.keys(lens.state).filter((name) => lens.state[name] !== before[name]);
-    if (changed.includes("tab")) move = true;
     tellServer();
     tell(changed);
   });
@@ -227,8 +227,7 @@
     return button;
   }
 
-  function mountHeader({ element, props, watch, send: sender }) {
-    send = sender;
+  function mountHeader({ element, props, watch }) {
     const make = lens.make;
     const root = element.querySelector(".sab-header");
     const mark = make("span", { class: "sab-mark" });
@@ -290,7 +289,6 @@
       lens.defaults = value.defaults;
       lens.ranges = value.ranges;
       const first = lens.state.tab === undefined; // then the server has just read the URL itself
-      if (changed.includes("tab") && !first) move = true;
       lens.state = { ...selection };
       model.textContent = lens.model;
       choose.replaceChildren(...lens.runs.map((run) => make("option", { value: run.id }, run.name + (run.finished ? "" : " (unfinished)"))));

@@ -1,6 +1,6 @@
 // Tells a page's Python about the visitor's selection: when its tab is shown, and when the selection or the list of runs
 // changes while it is. What changes during a drag is sent once, when it rests.
-SabLens.mountSignal = ({ tab, send }) => {
+SabLens.mountSignal = ({ props, tab, send }) => {
   let sent = '', timer = 0;
 
   function tell() {
@@ -8,11 +8,20 @@ SabLens.mountSignal = ({ tab, send }) => {
     const now = JSON.stringify([SabLens.state, SabLens.runs.map((run) => run.id)]);
     if (now === sent) return;
     sent = now;
-    send(SabLens.state);
+    props.value = { ...SabLens.state };
+    send();
   }
 
   SabLens.subscribe(() => { clearTimeout(timer); timer = setTimeout(tell, SabLens.state.tab === tab && sent ? 250 : 30); });
   SabLens.whenReady.then(tell);
+};
+
+// Tells the shell's Python of every change of the selection.
+SabLens.mountSelection = ({ props, send }) => {
+  SabLens.send = (selection) => {
+    props.value = selection;
+    send();
+  };
 };
 
 // Sends the selection when somebody asks to rerun the layer that is shown (SabLens.rerunLayer).

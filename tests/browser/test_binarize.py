@@ -15,7 +15,7 @@ import pytest
 from sab.runs import Run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from tests.conftest import Visitor
 
@@ -182,8 +182,17 @@ def test_a_run_is_named_pinned_and_deleted_and_the_link_stays_whole(visitor: Vis
     page.click("#binarize-name-save")
     page.wait_for_selector("#binarize-runs tr.on th:has-text('my first <b>run</b>')")
     assert Run.open(run_directory.parent / made).label == "my first <b>run</b>"
+    held: list[Route] = []
+    holding = True
+    page.route("**/gradio_api/run/**", lambda route: held.append(route) if holding else route.continue_())
     page.click("#binarize-runs tr.on .tb-pin >> nth=0")
+    page.wait_for_timeout(1000)
     page.click("#binarize-runs tr:has-text('browser-run') .tb-pin >> nth=1")
+    page.wait_for_timeout(1000)
+    assert held  # the server knows of the first pin alone, and the page still waits for what it makes of it
+    holding = False
+    for route in held:
+        route.continue_()
     page.wait_for_selector("#binarize-numbers thead:has-text('A: my first <b>run</b>')")
     page.go_back()  # a pin is a step
     page.wait_for_function("SabLens.state.pin_b === ''")

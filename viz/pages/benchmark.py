@@ -28,7 +28,7 @@ from viz.pages.scores import (
     results_table,
 )
 from viz.pages.shared import Shared
-from viz.pages.signal import selection_signal, signalled
+from viz.pages.signal import on_selection
 from viz.pages.store import Store
 from viz.pages.table import table
 
@@ -126,9 +126,6 @@ def build(store: Store, shared: Shared) -> None:
             parts: parts_chart([each for each in first_drawn(found) if each.run is not None], counted),
         }
 
-    def offered(event: gr.EventData) -> dict[Any, Any]:
-        return bar.offer(signalled(store, event))
-
     def export_runs(kind: str) -> tuple[Any, str]:
         return exported(results(store), kind)
 
@@ -148,12 +145,7 @@ def build(store: Store, shared: Shared) -> None:
         (table_json, export_comparison, "json"),
     ):
         button.click(partial(export, kind), None, [file, bar.said], **at_once).then(None, js=fetch)
-    shown = selection_signal("benchmark")
-    shown.select(draw, None, drawn, **at_once)
-    shown.select(offered, None, bar.chosen, **at_once)
-    shown.select(
-        draw_shipped,
-        None,
-        [section, title, ranked, front, apart, words, paper, labels_section, labels_said, lost, falls],
-        **at_once,
-    )
+    shipped = [section, title, ranked, front, apart, words, paper, labels_section, labels_said, lost, falls]
+    on_selection(store, "benchmark", lambda selection: draw(), [], drawn, **at_once)
+    on_selection(store, "benchmark", bar.offer, [], [bar.chosen], **at_once)
+    on_selection(store, "benchmark", lambda selection: draw_shipped(), [], shipped, **at_once)

@@ -27,7 +27,7 @@ from viz.pages.results import accuracy_cell, results, size
 from viz.pages.run_list import RunList
 from viz.pages.scores import bits_chart
 from viz.pages.shared import Shared, header_value
-from viz.pages.signal import rerun_signal, selection_signal, signalled
+from viz.pages.signal import LATEST, on_selection, rerun_signal, selected
 from viz.pages.store import THRESHOLD_RANGES, Selection, Store
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def build(store: Store, shared: Shared) -> None:
         """The layer that Explore shows, with its thresholds and the recipe of its run."""
         from sab.binarizers import METHODS
 
-        selection = signalled(store, event)
+        selection = selected(store, event._data)
         try:
             run = store.run(selection.run)
             recipe = replace(run.recipe, model=store.model)
@@ -208,12 +208,13 @@ def build(store: Store, shared: Shared) -> None:
                     shown[shared.header] = header_value(store, selection, change=change)
             yield shown
 
-    def look(event: gr.EventData, identifier: str, seen: dict[str, Any], drawn: tuple[str, str, str]) -> dict[Any, Any]:
+    def look(
+        selection: Selection, identifier: str, seen: dict[str, Any], drawn: tuple[str, str, str]
+    ) -> dict[Any, Any]:
         """The runs, the errors of the chosen one unless this visitor's job is drawing there, and the thresholds and the
         sensitivity of Explore where they have changed since: what a visitor sets here stays otherwise."""
         store.prepare_runs()
         job = jobs.get(identifier)
-        selection = signalled(store, event)
         shown: dict[Any, Any] = runs.show(selection)
         chosen = explored(selection)
         shown |= {field: chosen[name] for name, field in handed.items() if chosen[name] != seen.get(name)}
@@ -247,16 +248,18 @@ def build(store: Store, shared: Shared) -> None:
         **quiet,
     }
     begun = [said, mine, beside, stop]
-    selection_signal("binarize").select(
+    on_selection(
+        store,
+        "binarize",
         look,
         [mine, carried, compared],
         [errors, against, rerun, carried, compared, *handed.values(), *runs.outputs, *pinned.outputs],
         **at_once,
     )
     what = [fields["method"], fields["budget"]]
-    fields["method"].input(choose_method, what, form.inputs, **at_once)
-    fields["budget"].input(choose_budget, what, form.inputs, **at_once)
-    fields["scope"].input(choose_scope, [fields["scope"], fields["layers"]], [said, *form.inputs], **at_once)
+    fields["method"].input(choose_method, what, form.inputs, **LATEST, **at_once)
+    fields["budget"].input(choose_budget, what, form.inputs, **LATEST, **at_once)
+    fields["scope"].input(choose_scope, [fields["scope"], fields["layers"]], [said, *form.inputs], **LATEST, **at_once)
     start.click(begin, form.inputs, begun, **at_once).then(**followed)
     rerun.click(begin_layer, [shared.selection, *form.inputs], begun, **at_once).then(**followed)
     rerun_asked.select(begin_again, None, begun, **at_once).then(**followed)
@@ -264,7 +267,7 @@ def build(store: Store, shared: Shared) -> None:
     stop.click(halt, mine, None, **at_once)
     load.upload(load_file, load, [said, *form.inputs], **at_once)
     runs.reuse.click(load_chosen, shared.selection, [said, *form.inputs], **at_once)
-    pinned.layer.input(pinned.show_layer, [shared.selection, pinned.layer], pinned.map, **at_once)
+    pinned.layer.input(pinned.show_layer, [shared.selection, pinned.layer], pinned.map, **LATEST, **at_once)
     runs.listen()
     when_opened(fn=fill, outputs=form.inputs, **at_once)
     mine.select(**followed)  # after a reload, a job that still runs is followed again

@@ -41,9 +41,9 @@ from viz.pages.opened import when_opened
 from viz.pages.samples import Samples, samples
 from viz.pages.shared import Shared, script_tags
 from viz.pages.sides import FULL, answering_model, checked_side, runs_of, side_head, side_names
-from viz.pages.signal import selection_signal, signalled
+from viz.pages.signal import LATEST, on_selection
 from viz.pages.sketch import sketch
-from viz.pages.store import Store
+from viz.pages.store import Selection, Store
 from viz.pages.transcript import as_json, as_markdown, courier, parcel
 
 NEVER_SEEN = "; the embedded model has never seen one in training"
@@ -141,9 +141,9 @@ def build(store: Store, shared: Shared) -> None:
     followed = gr.State("")
     asked = [left, right, length, temperature, seed, system]
 
-    def choices(event: gr.EventData, followed: str, one: str, other: str) -> tuple[Any, Any, str, Any]:
+    def choices(selection: Selection, followed: str, one: str, other: str) -> tuple[Any, Any, str, Any]:
         """Both lists of models; the right side follows the run chosen in the header."""
-        run = signalled(store, event).run
+        run = selection.run
         names = side_names(store, *{one or "", other or ""})
         hint = NO_RUN if len(names) == 1 else gr.skip() if followed else ""  # other sentences stay
         if run in (followed, one):
@@ -337,9 +337,9 @@ def build(store: Store, shared: Shared) -> None:
     clear.click(forget, key, changed, **at_once)
     as_data.click(save_data, key, post, **at_once)
     as_text.click(save_text, key, post, **at_once)
-    picture.sample(on_canvas, prompt, [prompt, tried], **at_once)
-    selection_signal("chat").select(choices, [followed, left, right], [left, right, followed, said], **at_once).then(
-        heads, [key, left, right], view, **at_once
+    picture.sample(on_canvas, prompt, [prompt, tried], trigger_mode="multiple", **at_once)  # each says what lies there
+    on_selection(store, "chat", choices, [followed, left, right], [left, right, followed, said], **at_once).then(
+        heads, [key, left, right], view, **LATEST, **at_once
     )
     for choice in (left, right):
         choice.change(heads, [key, left, right], view, **at_once)

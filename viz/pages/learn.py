@@ -20,7 +20,7 @@ from viz.pages.lessons import LayerHessians, feedback_chart, format_chart
 from viz.pages.notice import notice
 from viz.pages.results import breakdown
 from viz.pages.shared import Shared
-from viz.pages.signal import selection_signal, signalled
+from viz.pages.signal import on_selection
 from viz.pages.store import Selection, Store, version
 
 if TYPE_CHECKING:
@@ -183,13 +183,12 @@ def build(store: Store, shared: Shared) -> None:
         }
         return {said: ""} | {place: chart_or_reason(drawn, key, make) for place, (key, make) in made.items()}
 
-    def own_format() -> Any:
+    def own_format(selection: Selection) -> Any:
         """Every place of five sliders takes seconds to count, once."""
         return drawn.get(("format",), format_chart)
 
-    def carry(event: gr.EventData, number: int) -> Any:
+    def carry(selection: Selection, number: int) -> Any:
         """This figure takes seconds as well, so it does not hold up the others."""
-        selection = signalled(store, event)
         try:
             linear = find_piece(store, selection, number).linear
             weight = layer_weight(store, linear)
@@ -201,19 +200,15 @@ def build(store: Store, shared: Shared) -> None:
             lambda: feedback_chart(hessians.get(linear), weight, linear),
         )
 
-    def shown(event: gr.EventData, name: str, signs: int, number: int) -> dict[Any, Any]:
-        return draw(signalled(store, event), name, signs, number)
-
     def move(number: int, selection: Selection, name: str, signs: int) -> dict[Any, Any]:
         return draw(selection, name, signs, number + 1) | {place: number + 1}
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     charts = [said, bit, block, curve, weigh, cost]
     inputs = [shared.selection, method, order, place]
-    signal = selection_signal("learn")
-    signal.select(shown, [method, order, place], charts, **quiet)
-    signal.select(own_format, None, form, **quiet)
-    signal.select(carry, place, carried, **quiet)
+    on_selection(store, "learn", draw, [method, order, place], charts, **quiet)
+    on_selection(store, "learn", own_format, [], [form], **quiet)
+    on_selection(store, "learn", carry, [place], [carried], **quiet)
     method.change(draw, inputs, charts, **quiet)
     order.change(draw, inputs, charts, **quiet)
     other.click(move, [place, shared.selection, method, order], [*charts, place], **quiet)

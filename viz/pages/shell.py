@@ -12,6 +12,7 @@ from viz import theme
 from viz.pages import benchmark, binarize, chat, explore, learn
 from viz.pages.chooser import Chooser
 from viz.pages.shared import ASSETS, PLOTLY, Shared, header_value, script_tags, script_url, static_paths
+from viz.pages.signal import LATEST, selected, sent_selection
 from viz.pages.store import Selection, Store
 
 PAGES = {
@@ -24,8 +25,7 @@ PAGES = {
 MOST_THREADS = 128  # who waits in the chat's line holds two, and nobody else may wait for that
 MOST_SESSIONS = 200
 HEADER_TEMPLATE = '<div class="sab-header"></div>'
-# The event names have to stand in this text: gr.HTML looks here for what may be listened to.
-HEADER_SCRIPT = "SabLens.mountHeader({element, props, watch, send: (data) => trigger('select', data)});"
+HEADER_SCRIPT = "SabLens.mountHeader({element, props, watch});"
 
 
 def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
@@ -44,6 +44,7 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
             apply_default_css=False,
             elem_id="sab-header",
         )
+        sent = sent_selection()
         if chooser is not None:
             chooser.build()
         with gr.Tabs(elem_id="sab-tabs") as tabs:
@@ -59,11 +60,10 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
                     queue=False,
                 )
 
-        def select(event: gr.EventData) -> tuple[Selection, Any]:
-            sent = event._data if isinstance(event._data, Mapping) else {}
-            chosen, _ = store.resolve(Selection.from_query(sent))
-            # Only where a script asks: a person's own click has moved already, and may have moved on.
-            return chosen, gr.Tabs(selected=chosen.tab) if sent.get("move") is True else gr.skip()
+        def select(sent: object) -> tuple[Selection, Any]:
+            chosen = selected(store, sent)
+            move = isinstance(sent, Mapping) and sent.get("move") is True
+            return chosen, gr.Tabs(selected=chosen.tab) if move else gr.skip()
 
         def restore(request: gr.Request) -> tuple[Selection, dict[str, Any], Any]:
             query = dict(request.query_params)
@@ -73,7 +73,7 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
             return chosen, header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-        header.select(select, None, [selection, tabs], **quiet)
+        sent.select(select, sent, [selection, tabs], **LATEST, **quiet)
         blocks.load(restore, None, [selection, header, tabs], **quiet)
     blocks.max_threads, blocks.state_session_capacity = MOST_THREADS, MOST_SESSIONS
     blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
