@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sab.bench_kernels import BLOCK, decoder, random_codes
-from sab.binarizers import METHODS
 from sab.binarizers.codes import IntegerCodes, LinearCodes
 from sab.binarizers.feedback import Levels, Rule, Sums, settle_by_columns, settle_in_one_launch
 from sab.binarizers.rtn import grid
@@ -290,22 +289,21 @@ def _hessian(width: int, generator: torch.Generator) -> Tensor:
 
 
 def _stacks(rows: Sequence[int], width: int, methods: Sequence[str], device: torch.device) -> list[dict[str, Any]]:
-    """Seconds of a stack beside those of its linears, for the methods that take stacks; both end with the same loss."""
+    """Seconds of a stack beside those of its linears; both end with the same loss."""
     generator = torch.Generator(device).manual_seed(0)
-    hessian = factor_hessian(_hessian(width, generator))
+    hessian, unseen = factor_hessian(_hessian(width, generator)), _hessian(width, generator)
     weights = [torch.randn(n, width, generator=generator, device=device) for n in rows]
     maps = [significance_map(each, torch.rand_like(each[0]), torch.rand_like(each[0])) for each in weights]
     found = []
     for method in methods:
-        if METHODS[method].fit_stack is None:
-            continue
 
         def together() -> list[LinearFit]:
-            return fit_linears(weights, hessian, method, significances=maps)  # noqa: B023
+            return fit_linears(weights, hessian, method, significances=maps, held_out=unseen)  # noqa: B023
 
         def apart() -> list[LinearFit]:
             each = zip(weights, maps, strict=True)
-            return [fit_linear(weight, hessian, method, significance=known) for weight, known in each]  # noqa: B023
+            fit = partial(fit_linear, hessian=hessian, method=method, held_out=unseen)  # noqa: B023
+            return [fit(weight, significance=known) for weight, known in each]
 
         seconds, losses = {}, {}
         for name, fit in (("together", together), ("apart", apart)):
@@ -321,7 +319,7 @@ def _fits(shape: tuple[int, int], methods: Sequence[str], device: torch.device) 
     """Seconds of whole fits, and of their first blocks how often the host was asked and kernels were launched."""
     rows, width = shape
     generator = torch.Generator(device).manual_seed(0)
-    hessian = _hessian(width, generator)
+    hessian, unseen = _hessian(width, generator), _hessian(width, generator)
     weight = torch.randn(rows, width, generator=generator, device=device)
     map_ = significance_map(weight, torch.rand_like(weight[0]), torch.rand_like(weight[0]))
     part = min(width, PROFILED_BLOCKS * BLOCK)
@@ -329,16 +327,24 @@ def _fits(shape: tuple[int, int], methods: Sequence[str], device: torch.device) 
     part_map = significance_map(first, torch.rand_like(first[0]), torch.rand_like(first[0]))
     found = []
     for method in methods:
-        fit_linear(first, hessian[:part, :part], method, significance=part_map)  # what is compiled is compiled
+        fit_first = partial(
+            fit_linear,
+            first,
+            hessian[:part, :part],
+            method,
+            significance=part_map,
+            held_out=unseen[:part, :part],
+        )
+        fit_first()  # what is compiled is compiled
         started = _now(device)
-        loss = fit_linear(weight, hessian, method, significance=map_).relative_loss
+        loss = fit_linear(weight, hessian, method, significance=map_, held_out=unseen).relative_loss
         taken = _now(device) - started
         with _Asked() as asked:
-            fit_linear(first, hessian[:part, :part], method, significance=part_map)
+            fit_first()
         kinds = [torch.profiler.ProfilerActivity.CPU]
         kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
         with torch.profiler.profile(activities=kinds) as profile:
-            fit_linear(first, hessian[:part, :part], method, significance=part_map)
+            fit_first()
             _now(device)
         events = Counter(event.name for event in profile.events())
         found.append(

@@ -8,8 +8,7 @@ With exact compensation tr(D H D^T) of the damped H is the sum of |E U_bb^-1|² 
 the fits: one product of n * k * (m - b k) per block.
 
 Linears that share an input (q, k and v; gate and up) share U, the costly part, and are fitted as one stack
-(stack.py) by the methods that take stacks: all but sab-h, where each linear plans its own layout and keeps or drops a
-round by a loss of its own, and whose costly step, the walk, is one launch for each anyway (binarizers/walk.py).
+(stack.py).
 """
 
 import math
@@ -148,7 +147,7 @@ def fit_linears(
     names: Sequence[str] | None = None,
     held_out: Tensor | None = None,
 ) -> list[LinearFit]:
-    """`fit_linear` of several `weights` [n_s, m] that have one input, in one go where the method takes stacks.
+    """`fit_linear` of several `weights` [n_s, m] that have one input, in one go.
 
     The codes of a linear do not depend on the others, but for rounding; its `seconds` are its rows' share.
     """
@@ -163,12 +162,7 @@ def fit_linears(
             hessian = factor_hessian(hessian.to(weights[0].device), settings.damping)
         except SabError as refusal:
             raise SabError(f"{labels[0]}: {refusal}") from refusal
-    together = len(weights) if METHODS[method].fit_stack is not None else 1
-    fits: list[LinearFit] = []
-    for start in range(0, len(weights), together):
-        here = slice(start, start + together)
-        fits += _fit_stack(weights[here], hessian, method, settings, weightings[here], labels[here], held_out)
-    return fits
+    return _fit_stack(weights, hessian, method, settings, weightings, labels, held_out)
 
 
 def _fit_stack(
@@ -180,7 +174,7 @@ def _fit_stack(
     labels: Sequence[str],
     held_out: Tensor | None,
 ) -> list[LinearFit]:
-    """Fits of a stack, or of one linear; everything has been checked."""
+    """The fits of a stack; everything has been checked."""
     started = time.perf_counter()
     stack = Stack(tuple(len(weight) for weight in weights))
     original = torch.cat([weight.detach().float() for weight in weights])
@@ -194,7 +188,7 @@ def _fit_stack(
     if chosen.plan is not None:
         options = {"keep": settings.keep, "block_size": settings.block_size, "bits": settings.bits}
         plans = [chosen.plan(part, factor, **options) for part in stack.split(remaining)]
-        plan = plans[0] if len(plans) == 1 else plans[0].stacked(plans)
+        plan = plans[0].stacked(plans)
     # column-wise feedback is by itself the exact form, so methods that have it know no other
     lineage = settings.compensation == "lineage" and not chosen.feedback
     compensated = chosen.compensated and settings.compensation != "none"
@@ -214,7 +208,7 @@ def _fit_stack(
         judge = None
         if held_out is not None and chosen.judged:
             so_far = original - torch.cat([*(_dense(block) for block in blocks), remaining[:, start:]], 1)
-            judge = _judge(so_far, held_out.to(original.device, torch.float32), carry, here)
+            judge = _judge(so_far, held_out.to(original.device, torch.float32), carry, here, stack)
         context = BlockContext(
             inverse_factor=factor[here, here],
             gram=hessian[here, here] / 2,
@@ -227,10 +221,7 @@ def _fit_stack(
             judge=judge,
             stack=stack,
         )
-        if len(weights) > 1 and chosen.fit_stack is not None:
-            blocks.append(chosen.fit_stack(entered, context))
-        else:
-            blocks.append([chosen.fit_block(entered, context)])
+        blocks.append(chosen.fit_stack(entered, context))
         error = entered - _dense(blocks[-1])
         exact = torch.linalg.solve_triangular(context.inverse_factor, error, upper=True, left=False)
         losses.append(stack.sums(exact.square().sum(1, dtype=torch.float64)))
@@ -275,10 +266,12 @@ def _moderate(hessian: Tensor) -> Tensor:
     return hessian * 4.0 ** max(-60, min(60, -round(math.log2(largest) / 2)))
 
 
-def _judge(so_far: Tensor, hessian: Tensor, carry: Tensor | None, here: slice) -> Callable[[Tensor], float]:
-    """tr(D H D^T) of the whole linear as a function of the error E [n, k] of the block `here`, less a constant.
+def _judge(
+    so_far: Tensor, hessian: Tensor, carry: Tensor | None, here: slice, stack: Stack
+) -> Callable[[Tensor], Tensor]:
+    """tr(D H D^T) of each whole linear [s] as a function of the error E [n, k] of the block `here`, less a constant.
 
-    `so_far` [n, m]: what the linear has changed before this block's codes. E adds itself in the block and
+    `so_far` [n, m]: what the linears have changed before this block's codes. E adds itself in the block and
     `E carry` behind it, so with S = [I, carry] the loss moves by tr(E (S H S^T) E^T) + 2 tr(E (so_far H S^T)^T).
     Cost once: 2 m² k + n m k; then two products of n k².
     """
@@ -286,8 +279,8 @@ def _judge(so_far: Tensor, hessian: Tensor, carry: Tensor | None, here: slice) -
     metric = weighed[here] if carry is None else weighed[here] + carry @ weighed[here.stop :]
     slope = so_far @ weighed
 
-    def loss(error: Tensor) -> float:
-        return float((error * (error @ metric + 2.0 * slope)).sum(dtype=torch.float64))
+    def loss(error: Tensor) -> Tensor:
+        return stack.sums((error * (error @ metric + 2.0 * slope)).sum(1, dtype=torch.float64))
 
     return loss
 

@@ -278,7 +278,7 @@ def _memory(lvlm: LVLM, recipe: Recipe, names: list[str], tokens: Mapping[str, i
     for (part, block, _), width in _inputs(lvlm, names).items():
         by_block[part, block] = by_block.get((part, block), 0) + 4 * groups * width**2
     sums = max(by_block.values())
-    shapes = _fitted_shapes(lvlm, recipe, names)
+    shapes = _fitted_shapes(lvlm, names)
     fitting = max(4 * (HESSIAN_COPIES * width**2 + WEIGHT_COPIES * rows * width) for rows, width in shapes)
     front = everything - sum(blocks) - (0 if lvlm.model.config.tie_word_embeddings else embeddings)
     if not streamed:
@@ -292,12 +292,12 @@ def _memory(lvlm: LVLM, recipe: Recipe, names: list[str], tokens: Mapping[str, i
     return {"device": device, "host": host + PROGRAM_BYTES}
 
 
-def _fitted_shapes(lvlm: LVLM, recipe: Recipe, names: list[str]) -> set[Shape]:
-    """Rows and columns of what is fitted at once: linears of one input together where the method takes stacks."""
+def _fitted_shapes(lvlm: LVLM, names: list[str]) -> set[Shape]:
+    """Rows and columns of what is fitted at once: linears of one input together."""
     together: dict[tuple[str, int, str], Shape] = {}
     for name in names:
         rows, width = _shape(lvlm.linears[name])
-        [key] = _inputs(lvlm, [name]) if METHODS[recipe.method].fit_stack is not None else [("", 0, name)]
+        [key] = _inputs(lvlm, [name])
         together[key] = together.get(key, (0, 0))[0] + rows, width
     return set(together.values())
 

@@ -207,7 +207,6 @@ class _Work:
     tell: Progress
     fallback: Fallback
     said: set[str] = field(default_factory=set)
-    factored: tuple[Moments, torch.device, FactoredHessian] | None = None  # of the last fit
 
     def block(
         self,
@@ -225,7 +224,7 @@ class _Work:
         if waiting:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, Hessians", self.clock.share)
         # of a block that was begun before all inputs are looked at: its stacks are fitted whole, as they first were
-        moments = collect(inside if self.stacks else waiting) if waiting else {}
+        moments = collect(inside) if waiting else {}
         fits: dict[str, tuple[LinearCodes, LinearReport]] = {}
         for codes, weight, report in self._fits(waiting, moments):
             self._say_what_is_unusual(report)
@@ -236,7 +235,6 @@ class _Work:
                 runs.store_linear(self.run, report, codes)
             dense[report.name] = weight.to(self.lvlm.linears[report.name].weight.dtype)
             yield report
-        self.factored = None
         if fits and len(fits) == len(waiting) and refine is not None:
             self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
             binary = {
@@ -266,17 +264,12 @@ class _Work:
         packed = pack(self.run.codes(name)) if self.run is not None else ({}, {})
         return unpack(*distributed.hand_round(*packed))
 
-    @property
-    def stacks(self) -> bool:
-        """Whether linears of one input are fitted in one go."""
-        return METHODS[self.recipe.method].fit_stack is not None
-
     def _fits(self, waiting: Sequence[str], moments: Mapping[str, Moments]) -> Iterator[Fitted]:
-        """Fit linears in their order, until `stop`."""
-        by_input: dict[object, list[str]] = {}
+        """Fit linears in their order, those of one input in one go, until `stop`."""
+        by_input: dict[int, list[str]] = {}
         for name in self.clock.weights:  # all that is to be fitted, in its order
             if name in moments:
-                by_input.setdefault(id(moments[name]) if self.stacks else name, []).append(name)
+                by_input.setdefault(id(moments[name]), []).append(name)
         stacks = [names for names in by_input.values() if any(name in waiting for name in names)]
         fits = self._own_fits(stacks, moments) if distributed.size() == 1 else self._shared_fits(stacks, moments)
         for codes, weight, report in fits:
@@ -333,15 +326,12 @@ class _Work:
         ]
 
     def _factored(self, name: str, moments: Moments, device: torch.device) -> FactoredHessian:
-        """The compensation Hessian of a linear, factored once where several share their moments: q, k and v."""
-        if self.factored is None or self.factored[0] is not moments or self.factored[1] != device:
-            self.factored = None  # before there is another
-            hessian = _compensation_hessian(self.recipe, moments, self.found.get(name), device)
-            try:
-                self.factored = moments, device, factor_hessian(hessian, self.recipe.damping)
-            except SabError as refusal:
-                raise SabError(f"{name}: {refusal}") from refusal
-        return self.factored[2]
+        """The compensation Hessian of the linears that share their moments with this one, factored."""
+        hessian = _compensation_hessian(self.recipe, moments, self.found.get(name), device)
+        try:
+            return factor_hessian(hessian, self.recipe.damping)
+        except SabError as refusal:
+            raise SabError(f"{name}: {refusal}") from refusal
 
     def _loss(self, name: str, moments: Moments, dense: Tensor, device: torch.device) -> float | None:
         """tr(ΔHΔᵀ)/tr(WHWᵀ) of other weights [n, m]; None where the linear's inputs are all zero."""

@@ -574,7 +574,7 @@ def test_rounds_of_arb_x_are_least_squares_and_never_raise_the_loss(
 ) -> None:
     weight, _, _ = group_case(rows, width, seed)
     gram = size * metric(width, seed, rank)
-    start = arb.fit_block(weight, context(width, seed))
+    start = METHODS["arb"].fit_block(weight, context(width, seed))
     assert start.row_mean is not None
     parameters = torch.cat([start.row_mean, start.row_scale, start.second_row_scale])[:, 0].T.double()
     normal, target = arb_x.normal_equations(weight, start, gram)
@@ -633,7 +633,7 @@ def test_arb_x_keeps_what_rounding_would_make_worse(rows: int, width: int, seed:
 
 def test_arb_x_survives_a_metric_that_is_not_positive() -> None:
     weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
-    start = arb.fit_block(weight, context(24))
+    start = METHODS["arb"].fit_block(weight, context(24))
     assert start.row_mean is not None
     parameters = torch.cat([start.row_mean, start.row_scale, start.second_row_scale])[:, 0].T.double()
     normal, target = arb_x.normal_equations(weight, start, torch.eye(24) - 0.1)

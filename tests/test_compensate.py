@@ -1,6 +1,7 @@
 """Whole linears: compensation against linear algebra, the identities of METHOD 10, refusals."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,14 @@ def case(rows: int, width: int, seed: int = 0, tokens: int = 400) -> tuple[Tenso
 def spied(monkeypatch: pytest.MonkeyPatch, method: str) -> list[tuple[Tensor, LinearCodes]]:
     """Records each block as it entered `method`, with its codes."""
     seen: list[tuple[Tensor, LinearCodes]] = []
-    inner = METHODS[method].fit_block
+    inner = METHODS[method].fit_stack
 
-    def fit_block(weight: Tensor, context: BlockContext) -> LinearCodes:
+    def fit_stack(weight: Tensor, context: BlockContext) -> Sequence[LinearCodes]:
         codes = inner(weight, context)
-        seen.append((weight.clone(), codes))
+        seen.append((weight.clone(), codes[0]))
         return codes
 
-    monkeypatch.setitem(METHODS, method, dataclasses.replace(METHODS[method], fit_block=fit_block))
+    monkeypatch.setitem(METHODS, method, dataclasses.replace(METHODS[method], fit_stack=fit_stack))
     return seen
 
 
@@ -222,13 +223,13 @@ def test_r_of_one_half_makes_sab_equal_to_its_control() -> None:
 def test_each_block_sees_its_own_part_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian, found = case(3, 19)
     contexts: list[BlockContext] = []
-    inner = METHODS["sab"].fit_block
+    inner = METHODS["sab"].fit_stack
 
-    def fit_block(part: Tensor, context: BlockContext) -> LinearCodes:
+    def fit_stack(part: Tensor, context: BlockContext) -> Sequence[LinearCodes]:
         contexts.append(context)
         return inner(part, context)
 
-    monkeypatch.setitem(METHODS, "sab", dataclasses.replace(METHODS["sab"], fit_block=fit_block))
+    monkeypatch.setitem(METHODS, "sab", dataclasses.replace(METHODS["sab"], fit_stack=fit_stack))
     fit_linear(weight, hessian, "sab", SMALL, found)
     factor = inverse_factor(dampen(hessian))
     for index, context in enumerate(contexts):
@@ -511,16 +512,16 @@ def test_the_scale_of_the_hessian_plays_no_part(shape: tuple[int, int, int], met
 
 def test_a_fit_that_is_not_finite_is_found_at_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, hessian, _ = case(4, 20)
-    inner = METHODS["gptq3"].fit_block
+    inner = METHODS["gptq3"].fit_stack
     blocks: list[int] = []
 
-    def fit_block(part: Tensor, context: BlockContext) -> LinearCodes:
+    def fit_stack(part: Tensor, context: BlockContext) -> list[LinearCodes]:
         blocks.append(1)
-        codes = inner(part, context)
+        [codes] = inner(part, context)
         assert isinstance(codes, IntegerCodes)
-        return dataclasses.replace(codes, scale=codes.scale * float("nan")) if len(blocks) == 2 else codes
+        return [dataclasses.replace(codes, scale=codes.scale * float("nan")) if len(blocks) == 2 else codes]
 
-    monkeypatch.setitem(METHODS, "gptq3", dataclasses.replace(METHODS["gptq3"], fit_block=fit_block))
+    monkeypatch.setitem(METHODS, "gptq3", dataclasses.replace(METHODS["gptq3"], fit_stack=fit_stack))
     with pytest.raises(SabError, match=r"layer\.q: the fit of columns 8 to 15 is not finite"):
         fit_linear(weight, hessian, "gptq3", SMALL, name="layer.q")
     assert len(blocks) == 2

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from sab.binarizers import METHODS, BinaryCodes
 from sab.binarizers.block import BlockContext
-from sab.binarizers.sab_h import Layout, fit_block, published, restore
+from sab.binarizers.sab_h import Layout, Layouts, published, restore
 from sab.compensate import FitSettings, fit_linear, quadratic
 from sab.errors import SabError
 from sab.hessian import dampen, inverse_factor
 from sab.packing import count_bits
+
+fit_block = METHODS["sab-h"].fit_block
 
 
 def correlated(width: int, seed: int = 0, tokens: int = 2048) -> Tensor:
@@ -34,8 +36,8 @@ def context(width: int, hessian: Tensor | None = None, **more: object) -> BlockC
     return BlockContext(inverse_factor(dampen(hessian)), hessian / 2, block_size=width, **more)  # type: ignore[arg-type]
 
 
-def plain(bitmap: bool, salient: Tensor | None) -> Layout:
-    return Layout(bitmap, salient, None, False, salient is not None and bool(salient.any()))
+def plain(bitmap: bool, salient: Tensor) -> Layouts:
+    return Layouts((Layout(bitmap, salient, None, False, bool(salient.any())),))
 
 
 @pytest.mark.parametrize("bitmap", [False, True])
@@ -138,13 +140,14 @@ def test_rounds_are_kept_by_the_loss_on_other_samples() -> None:
 def test_the_judge_is_the_change_of_the_whole_linear_s_loss() -> None:
     """Over two blocks: the value moves with the error exactly as tr(D H D^T) does after compensation."""
     from sab.compensate import _judge
+    from sab.stack import Stack
 
     generator = torch.Generator().manual_seed(5)
     weight, hessian = gaussian(4, 24), correlated(24, 7)
     factor = inverse_factor(dampen(correlated(24, 3)))
     carry = torch.linalg.solve_triangular(factor[8:16, 8:16], factor[8:16, 16:], upper=True)
     so_far = torch.randn(4, 24, generator=generator) * 0.1
-    judge = _judge(so_far, hessian, carry, slice(8, 16))
+    judge = _judge(so_far, hessian, carry, slice(8, 16), Stack((4,)))
     errors = [torch.randn(4, 8, generator=generator) for _ in range(2)]
     losses = []
     for error in errors:
@@ -152,7 +155,7 @@ def test_the_judge_is_the_change_of_the_whole_linear_s_loss() -> None:
         change[:, 8:16] += error
         change[:, 16:] += error @ carry
         losses.append(quadratic(change, hessian))
-    assert judge(errors[0]) - judge(errors[1]) == pytest.approx(losses[0] - losses[1], rel=1e-4)
+    assert float(judge(errors[0]) - judge(errors[1])) == pytest.approx(losses[0] - losses[1], rel=1e-4)
     assert weight.shape == so_far.shape
 
 

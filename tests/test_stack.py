@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sab import sequential
-from sab.binarizers import METHODS, BinaryCodes, alternate
-from sab.compensate import FitSettings, fit_linear, fit_linears
+from sab.binarizers import METHODS, BinaryCodes, BlockContext, alternate
+from sab.compensate import FitSettings, factor_hessian, fit_linear, fit_linears
 from sab.errors import SabError
+from sab.packing import count_bits
 from sab.recipes import Recipe
 from sab.significance import SignificanceMap, significance_map
 from sab.stack import Columns, Stack
@@ -106,6 +109,52 @@ def test_a_stack_is_fitted_as_its_linears_are(method: str, rows: list[int]) -> N
         assert torch.allclose(fit.weight, alone.weight, rtol=5e-3, atol=5e-3 * float(weight.abs().max()))
 
 
+@pytest.mark.parametrize(("rows", "bits"), [([1, 40, 40], 3.0), ([1040, 8], 3.2), ([40, 2, 1], 2.6)])
+def test_linears_of_unlike_layouts_are_fitted_as_they_are_alone(rows: list[int], bits: float) -> None:
+    weights, _, hessian = linears(rows, 80, 5)
+    _, _, unseen = linears(rows, 80, 6)
+    budget = FitSettings(block_size=40, iterations=6, search="budget", bits=bits)
+    layouts = set()
+    for weight, fit in zip(weights, fit_linears(weights, hessian, "sab-h", budget, held_out=unseen), strict=True):
+        alone = fit_linear(weight, hessian, "sab-h", budget, held_out=unseen)
+        codes, expected = fit.codes, alone.codes
+        assert isinstance(codes, BinaryCodes)
+        assert isinstance(expected, BinaryCodes)
+        layouts.add((codes.group is None, codes.column_scale is None, bool(codes.salient.any())))
+        assert codes.row_scale.shape == expected.row_scale.shape
+        assert codes.second_row_scale.shape == expected.second_row_scale.shape
+        assert torch.equal(codes.salient, expected.salient)
+        assert fit.relative_loss == pytest.approx(alone.relative_loss, rel=1e-4)
+        assert count_bits(codes) == count_bits(expected)
+    assert len(layouts) > 1
+
+
+def test_each_linear_keeps_the_round_that_is_its_own_best() -> None:
+    """Losses as given: the first linear is best at the start, the second has none to compare, the third gets better."""
+    weights, _, hessian = linears([4, 3, 5], 16, 8)
+    factor, rounds = factor_hessian(hessian).factor, itertools.count()
+    given = [[1.0, 2.0, 3.0, 4.0], [math.nan, 1.0, 1.0, 1.0], [4.0, 5.0, 3.0, 9.0]]  # of each round
+    keep = [0, 0, 2]  # rounds
+    more: dict[str, Any] = {"block_size": 16, "max_salient": 4}
+
+    def judge(error: Tensor) -> Tensor:
+        number = next(rounds)
+        return torch.tensor([losses[number] for losses in given], dtype=torch.float64)
+
+    together = BlockContext(factor, hessian / 2, iterations=3, judge=judge, stack=Stack((4, 3, 5)), **more)
+    found = METHODS["sab-h"].fit_stack(torch.cat(weights), together)
+    for weight, codes, best in zip(weights, found, keep, strict=True):
+        falling = itertools.count(0, -1)
+        alone = BlockContext(
+            factor,
+            hessian / 2,
+            iterations=best,
+            judge=lambda error: torch.tensor([float(next(falling))]),  # noqa: B023
+            **more,
+        )
+        assert torch.allclose(codes.dense(), METHODS["sab-h"].fit_block(weight, alone).dense(), rtol=1e-4)
+
+
 def test_salient_columns_belong_to_a_linear() -> None:
     weights, maps, hessian = linears([24, 8, 8], 40, 3)
     fits = fit_linears(weights, hessian, "sab", SMALL, maps)
@@ -124,7 +173,6 @@ def test_the_linear_that_cannot_be_fitted_is_named() -> None:
 def test_a_fit_that_is_not_finite_names_its_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, maps, hessian = linears([4, 4], 20, 0)
     inner = METHODS["gptq4"].fit_stack
-    assert inner is not None
 
     def broken(weight: Tensor, context: object) -> object:
         one, two = inner(weight, context)
@@ -174,13 +222,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return found
 
 
-def test_stacks_of_a_model_are_what_has_one_input(seen: list[tuple[str, ...]]) -> None:
-    list(sequential.quantize(tiny(), Recipe(model="tiny", method="xnor"), samples=SAMPLES))
+@pytest.mark.parametrize("method", ["xnor", "sab-h"])
+def test_stacks_of_a_model_are_what_has_one_input(method: str, seen: list[tuple[str, ...]]) -> None:
+    list(sequential.quantize(tiny(), Recipe(model="tiny", method=method, iterations=1, refine=0), samples=SAMPLES))
     one = [("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)]
     assert seen == one * (len(seen) // 4)
-    seen.clear()
-    list(sequential.quantize(tiny(), Recipe(model="tiny", method="sab-h", iterations=1, refine=0), samples=SAMPLES))
-    assert {len(names) for names in seen} == {1}  # each plans for itself
 
 
 @pytest.mark.parametrize(("kept", "first"), [(1, 3), (2, 3), (3, 1), (5, 2)])

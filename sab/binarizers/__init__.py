@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from sab.binarizers import arb, arb_rc, arb_rc_cgb, arb_x, billm, gptq, pb_llm, rtn, sab, sab_h, xnor
 from sab.binarizers.block import BlockContext, by_rows
 from sab.binarizers.codes import BinaryCodes, GroupCodes, IntegerCodes, KeptCodes, LinearCodes, Round
@@ -37,21 +39,20 @@ def _no_trace(*_: object, **__: object) -> list[Round]:
 @dataclass(frozen=True)
 class Method:
     """`fit(weight, mask, order, *, significance=None, iterations=15)`: one group [n, k]; `significance` is Λ
-    [n, k]. `fit_block(weight, context)`: one block of one linear; `fit_stack(weight, context)`: that of each linear of
-    `context.stack`, or None where linears are fitted one by one. `trace(weight, *, significance=None, order=1,
-    iterations=15)`: the rounds of an alternating fit. `fit` and `trace` raise SabError where a method has
-    none. `plan(weight, inverse_factor, **settings)`: what the method fixes over the whole linear before the first
-    block, handed on as `context.plan`; None for most. `bits`: bits per code plane; `feedback`: errors are
-    carried inside the block, column by column; `compensated`: errors are carried into later blocks; `judged`:
-    rounds are kept by their loss on held-out samples; `settings`: fields of `compensate.FitSettings` that change its
-    codes beside block size, damping and compensation; `refine`: epochs over which the scales of a block are
-    refined together unless the recipe says otherwise, None where there are no such scales.
+    [n, k]. `fit_stack(weight, context)`: one block of each linear of `context.stack`. `trace(weight, *,
+    significance=None, order=1, iterations=15)`: the rounds of an alternating fit. `fit` and `trace` raise SabError
+    where a method has none. `plan(weight, inverse_factor, **settings)`: what the method fixes over the whole linear
+    before the first block, those of a stack handed on as `context.plan`; None for most. `bits`: bits per code plane;
+    `feedback`: errors are carried inside the block, column by column; `compensated`: errors are carried into later
+    blocks; `judged`: rounds are kept by their loss on held-out samples; `settings`: fields of
+    `compensate.FitSettings` that change its codes beside block size, damping and compensation; `refine`: epochs over
+    which the scales of a block are refined together unless the recipe says otherwise, None where there are no such
+    scales.
     """
 
     label: str
     description: str
-    fit_block: Callable[..., LinearCodes]
-    fit_stack: Callable[..., Sequence[LinearCodes]] | None = None
+    fit_stack: Callable[[Tensor, BlockContext], Sequence[LinearCodes]]
     fit: Callable[..., GroupCodes] = _no_fit
     trace: Callable[..., list[Round]] = _no_trace
     plan: Callable[..., Any] | None = None
@@ -63,19 +64,21 @@ class Method:
     settings: tuple[str, ...] = ()
     refine: int | None = 0
 
+    def fit_block(self, weight: Tensor, context: BlockContext) -> LinearCodes:
+        """One block of one linear."""
+        return self.fit_stack(weight, context)[0]
+
 
 METHODS: dict[str, Method] = {
     "xnor": Method(
         label="XNOR",
         description="One sign per weight, with a mean and a scale per row of each block.",
-        fit_block=xnor.fit_block,
         fit_stack=by_rows(xnor.fit_block),
         fit=xnor.fit,
     ),
     "pb-llm": Method(
         label="PB-LLM",
         description="The largest tenth of the weights kept at 8 bits, a sign for each of the others.",
-        fit_block=pb_llm.fit_block,
         fit_stack=by_rows(pb_llm.fit_block),
         plan=pb_llm.plan,
         feedback=True,
@@ -85,7 +88,6 @@ METHODS: dict[str, Method] = {
     "billm": Method(
         label="BiLLM",
         description="Salient columns get a second sign; the others are split by magnitude into two groups.",
-        fit_block=billm.fit_block,
         fit_stack=billm.fit_stack,
         fit=billm.fit,
         settings=("max_salient",),
@@ -93,7 +95,6 @@ METHODS: dict[str, Method] = {
     "arb": Method(
         label="ARB",
         description="BiLLM with mean, scale and signs refined in alternating rounds.",
-        fit_block=arb.fit_block,
         fit_stack=arb.fit_stack,
         fit=arb.fit,
         trace=arb.trace,
@@ -102,14 +103,12 @@ METHODS: dict[str, Method] = {
     "arb-x": Method(
         label="ARB-X",
         description="ARB with means and scales refined once more for the inputs that calibration has seen.",
-        fit_block=arb_x.fit_block,
         fit_stack=arb_x.fit_stack,
         settings=("iterations", "max_salient"),
     ),
     "arb-rc": Method(
         label="ARB-RC",
         description="BiLLM's groups with row and column scales, refined in alternating rounds.",
-        fit_block=arb_rc.fit_block,
         fit_stack=arb_rc.fit_stack,
         fit=arb_rc.fit,
         trace=arb_rc.trace,
@@ -118,7 +117,6 @@ METHODS: dict[str, Method] = {
     "arb-rc-cgb": Method(
         label="ARB-RC + CGB",
         description="ARB-RC with the salient columns split by magnitude as well: SAB without its map.",
-        fit_block=arb_rc_cgb.fit_block,
         fit_stack=arb_rc_cgb.fit_stack,
         fit=arb_rc_cgb.fit,
         trace=arb_rc_cgb.trace,
@@ -127,7 +125,6 @@ METHODS: dict[str, Method] = {
     "sab": Method(
         label="SAB",
         description="ARB-RC + CGB fitted under the modality map: what language and vision need counts more.",
-        fit_block=sab.fit_block,
         fit_stack=sab.fit_stack,
         fit=sab.fit,
         trace=sab.trace,
@@ -137,7 +134,7 @@ METHODS: dict[str, Method] = {
     "sab-h": Method(
         label="SAB-H",
         description="SAB's format fitted to the inputs: nearest levels column by column, scales by least squares.",
-        fit_block=sab_h.fit_block,
+        fit_stack=sab_h.fit_stack,
         plan=sab_h.plan,
         feedback=True,
         judged=True,
@@ -148,7 +145,6 @@ METHODS: dict[str, Method] = {
         f"rtn{bits}": Method(
             label=f"RTN {bits}-bit",
             description=f"Each weight rounded to the nearest of {2**bits} levels, nothing carried over.",
-            fit_block=partial(rtn.fit_block, f"rtn{bits}", bits=bits),
             fit_stack=by_rows(partial(rtn.fit_block, f"rtn{bits}", bits=bits)),
             bits=bits,
             compensated=False,
@@ -160,7 +156,6 @@ METHODS: dict[str, Method] = {
         f"gptq{bits}": Method(
             label=f"GPTQ {bits}-bit",
             description=f"{2**bits} levels per weight; each rounding error is carried into later columns.",
-            fit_block=partial(gptq.fit_block, f"gptq{bits}", bits=bits),
             fit_stack=by_rows(partial(gptq.fit_block, f"gptq{bits}", bits=bits)),
             bits=bits,
             feedback=True,

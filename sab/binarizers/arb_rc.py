@@ -25,11 +25,6 @@ def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
     )
 
 
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k] of one linear."""
-    return fit_stack(weight, context)[0]
-
-
 def trace(weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15) -> list[Round]:
     """States of the fit of `weight` [n, k] as one group: the start and every round."""
     return trace_scales(weight, order, None, iterations)

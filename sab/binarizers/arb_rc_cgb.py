@@ -23,8 +23,3 @@ def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
         lambda part, masks, order, _, stack: fit_groups(part, masks, order, None, stack, context.iterations),
         split_salient=True,
     )
-
-
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k] of one linear."""
-    return fit_stack(weight, context)[0]

@@ -60,11 +60,6 @@ def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
     return codes
 
 
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k] of one linear."""
-    return fit_stack(weight, context)[0]
-
-
 def _parameters(codes: BinaryCodes) -> tuple[Tensor, Tensor, Tensor]:
     """Means, scales and second scales of a block, [slots, 1, n] and [residuals, 1, n]."""
     assert codes.row_mean is not None

@@ -59,8 +59,3 @@ def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
         lambda part, masks, order, *_: fit_groups(part, masks, order),
         split_salient=False,
     )
-
-
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k] of one linear."""
-    return fit_stack(weight, context)[0]

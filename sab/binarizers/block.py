@@ -24,8 +24,8 @@ class BlockContext:
 
     `inverse_factor` U_bb [k, k]; `gram` S = mean x x^T of the block's inputs [k, k]; `weighting` Λ [n, k]
     or None for 1; then the search settings (see FitSettings); `plan`: the block's part of what the method
-    fixed over the whole linear (KeptPlan of pb-llm, Layout of sab-h), or None; `judge`: the loss of the whole
-    linear, but for a constant, with an error E [n, k] in this block, after compensation, on inputs the fit has
+    fixed over the whole linear (KeptPlan of pb-llm, Layouts of sab-h), or None; `judge`: the losses [s] of whole
+    linears, but for a constant, with an error E [n, k] in this block, after compensation, on inputs the fit has
     not seen. None: on those it has, tr(E G Eᵀ). `stack`: which rows belong to which linear; None: all to one.
     """
 
@@ -37,7 +37,7 @@ class BlockContext:
     max_salient: int = 49
     emphasis: str = "constant"
     plan: Any = None
-    judge: Callable[[Tensor], float] | None = None
+    judge: Callable[[Tensor], Tensor] | None = None
     stack: Stack | None = None
 
 

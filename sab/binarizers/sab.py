@@ -27,11 +27,6 @@ def fit_stack(weight: Tensor, context: BlockContext) -> list[BinaryCodes]:
     return fit_structured("sab", weight, context, fit_both, split_salient=True)
 
 
-def fit_block(weight: Tensor, context: BlockContext) -> BinaryCodes:
-    """Codes of a block `weight` [n, k] of one linear."""
-    return fit_stack(weight, context)[0]
-
-
 def trace(weight: Tensor, *, significance: Tensor | None = None, order: int = 1, iterations: int = 15) -> list[Round]:
     """States of the fit of `weight` [n, k] as one group under Λ: the start and every round."""
     return trace_scales(weight, order, significance, iterations)
