@@ -46,9 +46,8 @@ def test_a_kind_that_nothing_shows_is_left_out() -> None:
 def test_examples_of_other_weights_runs_or_samples_are_not_offered(store: Store, tmp_path: Path) -> None:
     run = next(run for run in store.runs() if store.made_from(run) and run.finished)
     found = samples()
-    good = replace(
-        pair(run.id, "a", "a"), version=showcase.version(run), picture=1, question=found.pictures[1].questions[0]
-    )
+    question = found.pictures[1].suggestions.questions[0]
+    good = replace(pair(run.id, "a", "a"), version=showcase.version(run), picture=1, question=question)
     path = tmp_path / "examples.json"
 
     def offered(pair: Pair, fingerprint: str = run.fingerprint) -> int:

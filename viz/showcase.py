@@ -61,9 +61,9 @@ def questions(found: Samples) -> list[tuple[int | None, Image.Image | None, str]
     shown = [
         (number, sample.picture, question)
         for number, sample in enumerate(found.pictures)
-        for question in sample.questions
+        for question in sample.suggestions.questions
     ]
-    return [*shown, *((None, None, question) for question in found.without)]
+    return [*shown, *((None, None, question) for question in found.without.questions)]
 
 
 def measured(store: Store, found: Samples, tell: Callable[[str], None] = lambda words: None) -> list[Pair]:

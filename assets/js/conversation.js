@@ -154,6 +154,7 @@ SabLens.mountConversation = ({ element, props, watch, branch }) => {
     });
     if (questions.length > before) { pinned = true; log.lastElementChild.scrollIntoView({ block: 'nearest' }); }
     follow();
+    document.dispatchEvent(new CustomEvent('sab:asked', { detail: { text: questions.at(-1)?.text ?? '' } }));
   }
 
   function look(name, number, place) {

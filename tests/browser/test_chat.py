@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from viz.pages.samples import samples
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -102,6 +104,22 @@ def test_one_press_shows_two_streams_to_somebody_who_has_just_come(visitor: Visi
     assert page.inner_text(f"{LAST} .cv-question") == asked
     assert page.locator(f"{LAST} .cv-question img").count() == 1
     assert min(page.locator(f"{LAST} .cv-answer.{side} .tok").count() for side in ("left", "right")) > 0
+    assert visitor.errors == []
+
+
+def test_after_an_example_its_follow_up_stands_in_its_place(visitor: Visitor) -> None:
+    found = samples().pictures[0].suggestions
+    question, after = next(iter(found.follow_ups.items()))
+    page = open_chat(visitor)
+    page.click(f"#chat-examples button:text-is('{question}')")
+    finished(page, 1)
+    page.click(f"#chat-examples .ex-next:text-is('{after}')")
+    finished(page, 2)
+    assert [page.inner_text(f".cv-turn:nth-child({turn}) .cv-question") for turn in (1, 2)] == [question, after]
+    page.wait_for_selector(f"#chat-examples button:text-is('{question}')")
+    page.click("#chat-clear")
+    page.wait_for_selector(".cv-turn", state="detached")
+    assert page.locator("#chat-examples .ex-next").count() == 0
     assert visitor.errors == []
 
 

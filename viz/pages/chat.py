@@ -33,12 +33,12 @@ from viz.pages.conversation import (
     data_url,
     picture_from_url,
 )
-from viz.pages.examples import examples
+from viz.pages.examples import examples, suggestions
 from viz.pages.examples import shown as shown_examples
 from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
-from viz.pages.samples import Samples, samples
+from viz.pages.samples import Samples, Suggestions, samples
 from viz.pages.shared import Shared, script_tags
 from viz.pages.sides import FULL, answering_model, checked_side, runs_of, side_head, side_names
 from viz.pages.signal import LATEST, on_selection
@@ -276,16 +276,16 @@ def build(store: Store, shared: Shared) -> None:
         """Questions that fit what lies on the canvas; the first replaces a suggestion, never a visitor's own words."""
         found = fitting(offered(), sent(event))
         text = str(written or "")
-        stays = text in found or (text.strip() and not offered().suggested(text))
+        stays = text in found.questions or (text.strip() and not offered().suggested(text))
         first = sent(event).get("kind") == "sample" or text.strip()
-        return gr.skip() if stays or not first else found[0], gr.HTML(questions=list(found))
+        return gr.skip() if stays or not first else found.questions[0], gr.HTML(**suggestions(found))
 
     def opened() -> tuple[Any, Any, Any]:
         found = offered()
         pictures = [{"picture": data_url(each.picture), "note": each.note} for each in found.pictures]
-        first = found.pictures[0].questions
-        measured = showcase.read(store, found)
-        return gr.HTML(samples=pictures), first[0], gr.HTML(questions=list(first), shown=shown_examples(measured))
+        first = found.pictures[0].suggestions
+        measured = shown_examples(showcase.read(store, found))
+        return gr.HTML(samples=pictures), first.questions[0], gr.HTML(**suggestions(first), shown=measured)
 
     def restore(identifier: str) -> dict[Any, Any]:
         """After a reload: what was said, and the picture it was said about."""
@@ -366,11 +366,11 @@ def sent(event: gr.EventData) -> dict[str, Any]:
     return event._data if isinstance(event._data, dict) else {}
 
 
-def fitting(found: Samples, canvas: dict[str, Any]) -> tuple[str, ...]:
+def fitting(found: Samples, canvas: dict[str, Any]) -> Suggestions:
     """Example questions for a canvas {"kind": "sample" | "own" | "none", "index": number of the sample}."""
     index = canvas.get("index")
     if canvas.get("kind") == "sample" and type(index) is int and 0 <= index < len(found.pictures):
-        return found.pictures[index].questions
+        return found.pictures[index].suggestions
     return found.without if canvas.get("kind") == "none" else found.about_any
 
 

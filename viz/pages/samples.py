@@ -7,12 +7,14 @@ with, not a test.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 if TYPE_CHECKING:
+    from sab.demo.asks import Ask
     from sab.demo.scenes import Scene
 
 SHOWN = (
@@ -24,12 +26,21 @@ SEED = 72
 
 
 @dataclass(frozen=True)
+class Suggestions:
+    """`questions`, the one to begin with first; `follow_ups`: by some of them, what may be asked next in words that
+    only the question before makes clear."""
+
+    questions: tuple[str, ...]
+    follow_ups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Sample:
-    """A picture, what it is called, and questions about it, the one to begin with first."""
+    """A picture, what it is called, and what may be asked about it."""
 
     picture: Image.Image
     note: str
-    questions: tuple[str, ...]
+    suggestions: Suggestions
 
 
 @dataclass(frozen=True)
@@ -37,13 +48,13 @@ class Samples:
     """Everything to begin from: pictures, questions about any picture, and questions without one."""
 
     pictures: tuple[Sample, ...]
-    about_any: tuple[str, ...]
-    without: tuple[str, ...]
+    about_any: Suggestions
+    without: Suggestions
 
     def suggested(self, prompt: str) -> bool:
         """Whether a text is one of these questions, so that it may be replaced: nobody has written it."""
-        every = (*self.about_any, *self.without, *(each for sample in self.pictures for each in sample.questions))
-        return prompt in every
+        every = (self.about_any, self.without, *(sample.suggestions for sample in self.pictures))
+        return any(prompt in each.questions for each in every)
 
 
 def samples() -> Samples:
@@ -59,7 +70,7 @@ def samples() -> Samples:
         scene = _scene(draw, kind)
         pictures.append(Sample(render(scene), f"sample picture: {scene.kind}", _questions(scene, draw)))
     about_any = tuple(wordings(intent, False)[0] for intent in ("describe", "count_all", "background"))
-    return Samples(tuple(pictures), about_any, _without(random.Random(first - 1)))
+    return Samples(tuple(pictures), Suggestions(about_any), _without(random.Random(first - 1)))
 
 
 def _scene(draw: random.Random, kind: str) -> Scene:
@@ -76,24 +87,38 @@ def _scene(draw: random.Random, kind: str) -> Scene:
             return scene
 
 
-def _questions(scene: Scene, draw: random.Random) -> tuple[str, ...]:
+def _questions(scene: Scene, draw: random.Random) -> Suggestions:
     """The description first, then questions of different categories."""
     from sab.demo.phrasing import wordings
     from sab.demo.questions import about
+    from sab.demo.talk import follow_up
 
     asks = about(scene, draw, False)
     draw.shuffle(asks)
-    by_category = {ask.category: ask.prompt for ask in asks if ask.intent != "kind"}
-    further = [*by_category.values(), *(ask.prompt for ask in asks)]
-    return tuple(dict.fromkeys([wordings("describe", False)[0], *further]))[: 1 + FURTHER]
+    by_category = {ask.category: ask for ask in asks if ask.intent != "kind"}
+    further = {ask.prompt: ask for ask in (*by_category.values(), *asks)}
+    first = wordings("describe", False)[0]
+    chosen = [ask for prompt, ask in further.items() if prompt != first][:FURTHER]
+    return Suggestions(
+        (first, *(ask.prompt for ask in chosen)),
+        _follow_ups({ask.prompt: follow_up(asks, ask, draw, False) for ask in chosen}),
+    )
 
 
-def _without(draw: random.Random) -> tuple[str, ...]:
+def _without(draw: random.Random) -> Suggestions:
     """Questions that need no picture."""
     from sab.demo.knowledge import text_question
+    from sab.demo.talk import fact_follow_up
 
-    found: dict[str, str] = {}
+    found: dict[str, Ask] = {}
     while len(found) < 1 + FURTHER:
         ask = text_question(draw, False)
-        found.setdefault(ask.intent, ask.prompt)
-    return tuple(found.values())
+        found.setdefault(ask.intent, ask)
+    return Suggestions(
+        tuple(ask.prompt for ask in found.values()),
+        _follow_ups({ask.prompt: fact_follow_up(ask, draw, False) for ask in found.values()}),
+    )
+
+
+def _follow_ups(found: Mapping[str, Ask | None]) -> dict[str, str]:
+    return {prompt: after.prompt for prompt, after in found.items() if after is not None}
