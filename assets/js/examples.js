@@ -4,17 +4,20 @@
 // elsewhere ("sab:ask") is sent when its picture lies on the canvas.
 SabLens.mountExamples = ({ element, props, watch, send }) => {
   const make = SabLens.make, row = element.querySelector('.ex');
-  let last = ''; // the question that was asked last
+  let last = '', offered = JSON.stringify(props.questions); // the question that was asked last; those that fit
 
   function draw() {
     const shown = (props.shown || []).map((each) => make('button', { type: 'button', class: `ex-shown ${each.kind}`,
       title: `${each.question} Right side: ${each.name}. Found by measurement on these weights.`,
       onclick: () => document.dispatchEvent(new CustomEvent('sab:ask', { detail: { text: each.question, sample: each.sample, picture: null, right: each.run } })) },
     make('b', {}, each.title), make('span', {}, each.name)));
-    const next = (props.follow_ups || {})[last], own = (text) => (text === last && next) || text;
-    const plain = (props.questions || []).map((text) => make('button', { type: 'button', class: own(text) === text ? '' : 'ex-next',
-      onclick: () => send({ text: own(text) }) }, own(text)));
+    const next = (props.follow_ups || {})[last];
+    const plain = (props.questions || []).map((text) => (text === last && next
+      ? make('button', { type: 'button', class: 'ex-next', title: 'Follows the last question', onclick: () => send({ text: next, next: true }) }, next)
+      : make('button', { type: 'button', onclick: () => send({ text }) }, text)));
+    const focused = [...row.children].indexOf(document.activeElement);
     row.replaceChildren(...shown, ...plain);
+    row.children[focused]?.focus({ preventScroll: true });
   }
 
   document.addEventListener('sab:placed', (event) => {
@@ -25,6 +28,11 @@ SabLens.mountExamples = ({ element, props, watch, send }) => {
     last = event.detail.text;
     draw();
   });
-  watch(['questions', 'follow_ups', 'shown'], draw);
+  watch(['questions', 'follow_ups', 'shown'], () => {
+    const now = JSON.stringify(props.questions);
+    if (now !== offered) last = ''; // another picture: what was asked about the one before has no follow-up here
+    offered = now;
+    draw();
+  });
   draw();
 };

@@ -9,7 +9,6 @@
   const listeners = new Set();
   const keys = [];
   const colours = new Map();
-  let sendTimer = 0;
   let becomeReady;
   let plotly = null;
 
@@ -23,8 +22,8 @@
     ranges: {},
     whenReady: new Promise((resolve) => { becomeReady = resolve; }),
 
-    /** How the server hears of a change; set by the component that carries it there (signal.js). */
-    send: null,
+    /** Keeps the selection as an input of whatever is pressed; set by the component that carries it (signal.js). */
+    carry: null,
 
     /** Call `listener(state, changedNames)` after each change ("runs" and "theme" are names too). */
     subscribe(listener) {
@@ -37,7 +36,7 @@
     update(change, { quiet = false, push = false } = {}) {
       const changed = Object.keys(change).filter((name) => lens.state[name] !== change[name]);
       lens.state = { ...lens.state, ...change };
-      if (!quiet) { writeUrl(push); tellServer(); }
+      if (!quiet) { writeUrl(push); stateChanged(); }
       if (changed.length) tell(changed);
     },
 
@@ -150,7 +149,7 @@
       if (lens.state.tab !== undefined && lens.state.tab !== name) {
         lens.state = { ...lens.state, tab: name };
         writeUrl(true);
-        tellServer();
+        stateChanged();
         tell(["tab"]);
       }
       requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
@@ -173,13 +172,19 @@
     if (link !== window.location.href) history[push ? "pushState" : "replaceState"]({ ...lens.state }, "", link);
   }
 
-  function tellServer() {
-    clearTimeout(sendTimer);
-    sendTimer = setTimeout(() => {
-      // A person's own click has moved already, and may have moved on; what a script asks for has not.
-      const move = !document.getElementById(`sab-tab-${lens.state.tab}`)?.offsetParent;
-      if (lens.send) lens.send({ ...lens.state, move });
-    }, 80);
+  function stateChanged() {
+    if (lens.carry) lens.carry({ ...lens.state });
+    showTab();
+  }
+
+  /** Open the tab of the selection where another one is shown. A tab that has no room in the bar lies in its menu. */
+  function showTab() {
+    const tab = lens.state.tab;
+    if (document.getElementById(`sab-tab-${tab}`)?.offsetParent) return;
+    const inMenu = [...document.querySelectorAll("#sab-tabs .overflow-dropdown button")];
+    const button = document.querySelector(`#sab-tabs [data-tab-id="${tab}"]`)
+      ?? inMenu.find((each) => each.textContent.trim().toLowerCase() === tab);
+    button?.click();
   }
 
   window.addEventListener("popstate", (event) => {
@@ -187,7 +192,7 @@
     const before = lens.state;
     lens.state = { ...event.state };
     const changed = Object.keys(lens.state).filter((name) => lens.state[name] !== before[name]);
-    tellServer();
+    stateChanged();
     tell(changed);
   });
 
@@ -298,7 +303,7 @@
       message.replaceChildren(value.message || "", iconButton("close", "Dismiss", () => { message.hidden = true; }));
       drawFacts();
       if (first) history.replaceState({ ...lens.state }, "", lens.link()); // what the back button returns to
-      else { writeUrl(false); if (changed.length) tellServer(); }
+      else { writeUrl(false); if (changed.length) stateChanged(); }
       becomeReady();
       tell([...changed, "runs"]);
     }

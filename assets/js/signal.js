@@ -16,12 +16,10 @@ SabLens.mountSignal = ({ props, tab, send }) => {
   SabLens.whenReady.then(tell);
 };
 
-// Tells the shell's Python of every change of the selection.
-SabLens.mountSelection = ({ props, send }) => {
-  SabLens.send = (selection) => {
-    props.value = selection;
-    send();
-  };
+// Keeps the selection where every event takes it from.
+SabLens.mountSelection = ({ props }) => {
+  SabLens.carry = (selection) => { props.value = selection; };
+  SabLens.whenReady.then(() => SabLens.carry({ ...SabLens.state }));
 };
 
 // Sends the selection when somebody asks to rerun the layer that is shown (SabLens.rerunLayer).

@@ -27,7 +27,7 @@ from viz.pages.results import accuracy_cell, results, size
 from viz.pages.run_list import RunList
 from viz.pages.scores import bits_chart
 from viz.pages.shared import Shared, header_value
-from viz.pages.signal import LATEST, on_selection, rerun_signal, selected
+from viz.pages.signal import LATEST, on_selection, reading, rerun_signal, selected
 from viz.pages.store import THRESHOLD_RANGES, Selection, Store
 
 if TYPE_CHECKING:
@@ -184,12 +184,13 @@ def build(store: Store, shared: Shared) -> None:
             return {said: str(error)}
         return {said: "", mine: job.id, beside: "", stop: gr.Button(interactive=True)}
 
-    def follow(identifier: str, selection: Selection, compare_with: str) -> Iterator[dict[Any, Any]]:
+    def follow(identifier: str, sent: object, compare_with: str) -> Iterator[dict[Any, Any]]:
         """The job to its end, where the page turns to its run; one that had ended and was shown is only shown again."""
         job = jobs.get(identifier)
         if job is None:
             yield {card: None}
             return
+        selection = selected(store, sent)
         watched = not (job.ended and job.followed)
         job.followed = True
         for each in jobs.follow(job):
@@ -227,8 +228,8 @@ def build(store: Store, shared: Shared) -> None:
         if pins != drawn:
             shown |= pinned.show(selection)
             shown[compared] = pins
-        if (job is None or job.ended) and selection.run:
-            run = store.run(selection.run)
+        run = next((run for run in store.runs() if run.id == selection.run), None)  # it may have been deleted by now
+        if (job is None or job.ended) and run is not None:
             shown[errors] = errors_chart(store, list(run.reports.values()), run.names, run.recipe.method)
         return shown
 
@@ -261,13 +262,15 @@ def build(store: Store, shared: Shared) -> None:
     fields["budget"].input(choose_budget, what, form.inputs, **LATEST, **at_once)
     fields["scope"].input(choose_scope, [fields["scope"], fields["layers"]], [said, *form.inputs], **LATEST, **at_once)
     start.click(begin, form.inputs, begun, **at_once).then(**followed)
-    rerun.click(begin_layer, [shared.selection, *form.inputs], begun, **at_once).then(**followed)
+    rerun.click(reading(store, begin_layer), [shared.selection, *form.inputs], begun, **at_once).then(**followed)
     rerun_asked.select(begin_again, None, begun, **at_once).then(**followed)
-    runs.resume.click(carry_on, [shared.selection, fields["questions"]], begun, **at_once).then(**followed)
+    resumed = [shared.selection, fields["questions"]]
+    runs.resume.click(reading(store, carry_on), resumed, begun, **at_once).then(**followed)
     stop.click(halt, mine, None, **at_once)
     load.upload(load_file, load, [said, *form.inputs], **at_once)
-    runs.reuse.click(load_chosen, shared.selection, [said, *form.inputs], **at_once)
-    pinned.layer.input(pinned.show_layer, [shared.selection, pinned.layer], pinned.map, **LATEST, **at_once)
+    runs.reuse.click(reading(store, load_chosen), shared.selection, [said, *form.inputs], **at_once)
+    show_layer = reading(store, pinned.show_layer)
+    pinned.layer.input(show_layer, [shared.selection, pinned.layer], pinned.map, **LATEST, **at_once)
     runs.listen()
     when_opened(fn=fill, outputs=form.inputs, **at_once)
     mine.select(**followed)  # after a reload, a job that still runs is followed again

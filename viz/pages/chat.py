@@ -186,6 +186,8 @@ def build(store: Store, shared: Shared) -> None:
         run = sent(event).get("right")
         if run is not None:
             asked = (asked[0], run, *asked[2:])
+        if sent(event).get("next") is True:
+            conversations.get(identifier).editing = False  # it follows the question that would be replaced
         shown = begin(identifier, drawn, sent(event).get("text"), *asked)
         if run is not None and view in shown:
             shown[right] = gr.Dropdown(value=run)

@@ -20,7 +20,7 @@ from viz.pages.lessons import LayerHessians, feedback_chart, format_chart
 from viz.pages.notice import notice
 from viz.pages.results import breakdown
 from viz.pages.shared import Shared
-from viz.pages.signal import on_selection
+from viz.pages.signal import on_selection, reading
 from viz.pages.store import Selection, Store, version
 
 if TYPE_CHECKING:
@@ -200,18 +200,16 @@ def build(store: Store, shared: Shared) -> None:
             lambda: feedback_chart(hessians.get(linear), weight, linear),
         )
 
-    def move(number: int, selection: Selection, name: str, signs: int) -> dict[Any, Any]:
+    def move(selection: Selection, number: int, name: str, signs: int) -> dict[Any, Any]:
         return draw(selection, name, signs, number + 1) | {place: number + 1}
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
     charts = [said, bit, block, curve, weigh, cost]
-    inputs = [shared.selection, method, order, place]
-    on_selection(store, "learn", draw, [method, order, place], charts, **quiet)
+    controls = [method.change, order.change]
+    on_selection(store, "learn", draw, [method, order, place], charts, also=controls, **quiet)
     on_selection(store, "learn", own_format, [], [form], **quiet)
     on_selection(store, "learn", carry, [place], [carried], **quiet)
-    method.change(draw, inputs, charts, **quiet)
-    order.change(draw, inputs, charts, **quiet)
-    other.click(move, [place, shared.selection, method, order], [*charts, place], **quiet)
+    other.click(reading(store, move), [shared.selection, place, method, order], [*charts, place], **quiet)
 
 
 def step(number: int) -> gr.HTML:

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from viz.pages.notice import notice
 from viz.pages.progress import duration
 from viz.pages.results import accuracy_cell, size
 from viz.pages.shared import Shared, header_value
+from viz.pages.signal import reading
 from viz.pages.store import Selection, Store
 from viz.pages.table import Column, Row, table, table_value
 
@@ -87,16 +89,15 @@ class RunList:
         rows = [self._naming, self._deleting]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         fetch = "() => document.querySelector('#binarize-zip')?.click()"
+        read, chosen = partial(reading, self._store), shared.selection
         for button, make in ((self._download, zipped), (self._recipe, recipe_file)):
-            button.click(self._packer(make), shared.selection, [self._file, self.said], **quiet).then(None, js=fetch)
-        self._rename.click(self._ask_name, shared.selection, [*rows, self._name, self._asked, self.said], **quiet)
-        self._delete.click(
-            self._ask_deletion, shared.selection, [*rows, self._question, self._asked, self.said], **quiet
-        )
+            button.click(read(self._packer(make)), chosen, [self._file, self.said], **quiet).then(None, js=fetch)
+        self._rename.click(read(self._ask_name), chosen, [*rows, self._name, self._asked, self.said], **quiet)
+        self._delete.click(read(self._ask_deletion), chosen, [*rows, self._question, self._asked, self.said], **quiet)
         done = [*rows, self.said, shared.header, *self.outputs]
         for event in (self._save.click, self._name.submit):
-            event(self._save_name, [shared.selection, self._asked, self._name], done, **quiet)
-        self._confirm.click(self._delete_run, [shared.selection, self._asked], done, **quiet)
+            event(read(self._save_name), [chosen, self._asked, self._name], done, **quiet)
+        self._confirm.click(read(self._delete_run), [chosen, self._asked], done, **quiet)
         for button in (self._keep_name, self._keep):
             button.click(lambda: [gr.Row(visible=False)] * 2, None, rows, **quiet)
 

@@ -1,8 +1,8 @@
 """What the shell hands to every page: the visitor's selection, the header, and how to reach a script.
 
-The selection lives in the browser (in the URL) and is mirrored, validated, in `Shared.selection`. Scripts
-change it by `SabLens.update({...})`, which sends the header's `select` event; Python changes it by
-returning `header_value(store, selection)` to `Shared.header`, and the scripts follow.
+The selection lives in the browser (in the URL) and goes with every event as the input `Shared.selection`. Scripts
+change it by `SabLens.update({...})`; Python changes it by returning `header_value(store, selection)` to
+`Shared.header`, and the scripts follow.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 class Shared:
     """Components that belong to the shell and that pages read or write.
 
-    selection: the visitor's `Selection`; listen with `.change`, read it as an input.
+    selection: the visitor's selection, an input of functions that `signal.reading` wraps; `signal.on_selection`
+    listens to it.
     header: output `header_value(store, selection)` to it after a run was made, renamed or deleted, to show
-    another run or layer, or to go to another tab; outputting `header_value` alone is enough, the browser
-    sends the new selection back.
+    another run or layer, or to go to another tab.
     """
 
-    selection: gr.State
+    selection: gr.HTML
     header: gr.HTML
     tabs: gr.Tabs
 

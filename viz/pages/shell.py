@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from viz import theme
 from viz.pages import benchmark, binarize, chat, explore, learn
 from viz.pages.chooser import Chooser
 from viz.pages.shared import ASSETS, PLOTLY, Shared, header_value, script_tags, script_url, static_paths
-from viz.pages.signal import LATEST, selected, sent_selection
+from viz.pages.signal import selection_source
 from viz.pages.store import Selection, Store
 
 PAGES = {
@@ -32,10 +31,8 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
     """The whole page around a store, ready to be served; everything a visitor sees hangs off this. `chooser`: the way
     to other models."""
     gr.set_static_paths(static_paths())
-    first = Selection()  # which runs there are is read when a visitor comes: the page must not wait for it
     title = "SAB Lens" if store.model is None else f"{store.model_name} · SAB Lens"
     with gr.Blocks(title=title, fill_width=True, analytics_enabled=False) as blocks:
-        selection = gr.State(first)
         header = gr.HTML(
             value=None,
             html_template=HEADER_TEMPLATE,
@@ -44,7 +41,7 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
             apply_default_css=False,
             elem_id="sab-header",
         )
-        sent = sent_selection()
+        selection = selection_source()
         if chooser is not None:
             chooser.build()
         with gr.Tabs(elem_id="sab-tabs") as tabs:
@@ -60,21 +57,14 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
                     queue=False,
                 )
 
-        def select(sent: object) -> tuple[Selection, Any]:
-            chosen = selected(store, sent)
-            move = isinstance(sent, Mapping) and sent.get("move") is True
-            return chosen, gr.Tabs(selected=chosen.tab) if move else gr.skip()
-
-        def restore(request: gr.Request) -> tuple[Selection, dict[str, Any], Any]:
+        def restore(request: gr.Request) -> tuple[dict[str, Any], Any]:
             query = dict(request.query_params)
             chosen, sentence = store.resolve(Selection.from_query(query))
             if "kind" not in query:
                 chosen = replace(chosen, kind=store.first_kind(chosen))
-            return chosen, header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
+            return header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
 
-        quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-        sent.select(select, sent, [selection, tabs], **LATEST, **quiet)
-        blocks.load(restore, None, [selection, header, tabs], **quiet)
+        blocks.load(restore, None, [header, tabs], show_progress="hidden", queue=False, api_visibility="private")
     blocks.max_threads, blocks.state_session_capacity = MOST_THREADS, MOST_SESSIONS
     blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return blocks

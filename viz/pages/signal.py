@@ -1,15 +1,15 @@
-"""How a page hears that its tab is shown or that the visitor's selection has changed.
+"""The visitor's selection as an input, and how a page hears that its tab is shown or that the selection has changed.
 
-`Shared.selection` is a `gr.State`, whose change event the browser raises for queued events only; the selection changes
-outside the queue. So the page's own script, which always knows the selection, sends it.
-
-It is sent as the value of a component and not with the event: what happens while the listener is at work is then told
-once more when it is done, with the value of that moment. With an event gradio would repeat the old one's data.
+The selection is the browser's. It travels as the value of an invisible component that a script keeps up to date, so
+that whatever a person presses goes with what they have chosen by then. A listener is told of changes in the same way,
+not by an event's data: what happens while it is at work is told once more when it is done, with the value of that
+moment, where gradio would repeat the old event's data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import gradio as gr
@@ -27,22 +27,32 @@ def on_selection(
     listener: Callable[..., Any],
     inputs: Sequence[Any],
     outputs: Sequence[Any],
+    also: Sequence[Any] = (),
     **event: Any,
 ) -> Dependency:
     """Call `listener(selection, *inputs)` when the tab is shown, and when the selection or the list of runs changes
-    meanwhile. Each listener has a component of its own: two that were told again on one would wake each other forever.
+    meanwhile; `also`: other events that it listens to, one call after the other. Each listener has a component of its
+    own: two that were told again on one would wake each other forever.
     """
 
-    def heard(sent: object, *values: Any) -> Any:
-        return listener(selected(store, sent), *values)
-
     signal = _signal(f"SabLens.mountSignal({{props, tab: '{tab}', send: () => trigger('select')}});")
-    return signal.select(heard, [signal, *inputs], list(outputs), **LATEST, **event)
+    triggers = [signal.select, *also]
+    return gr.on(triggers, reading(store, listener), [signal, *inputs], list(outputs), **LATEST, **event)
 
 
-def sent_selection() -> gr.HTML:
-    """What the shell hears of every change of the selection: use it as an input too and read it by `selected`."""
-    return _signal("SabLens.mountSelection({props, send: () => trigger('select')});")
+def selection_source() -> gr.HTML:
+    """What `Shared.selection` is; as the first input of `reading(store, function)` it is a `Selection`."""
+    return _signal("SabLens.mountSelection({props});")
+
+
+def reading(store: Store, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(selection, *inputs)`, its selection checked like any other input."""
+
+    @wraps(function)
+    def called(sent: object, *values: Any) -> Any:
+        return function(selected(store, sent), *values)
+
+    return called
 
 
 def rerun_signal() -> gr.HTML:
@@ -52,7 +62,7 @@ def rerun_signal() -> gr.HTML:
 
 
 def _signal(script: str) -> gr.HTML:
-    """`script` has to name the event as a text: gr.HTML looks there for what may be listened to."""
+    """`script` has to name any event as a text: gr.HTML looks there for what may be listened to."""
     return gr.HTML(
         value="",
         html_template="<span hidden></span>",
