@@ -46,7 +46,7 @@ from sab.evaluate import (
     Divergence,
     Evaluation,
     Question,
-    answer_distances,
+    Reference,
     evaluate,
     summed,
     wilson,
@@ -170,7 +170,7 @@ def causal(
             f"At most {100 * largest:.2g} % of the weights can be matched between the labels; "
             "ask for smaller shares, or raise salient_top_p."
         )
-    other = lvlm.copy()
+    other, reference = lvlm.copy(), Reference(lvlm)
     nothing = WeightSet("none", 0, {}, 0, 0.0)
     tasks = len(possible) * (len(LABELS) + random_draws) + 1
     knockouts: list[Knockout] = []
@@ -182,9 +182,10 @@ def causal(
         for one in sets:
             tell(f"without {one.label} weights", len(knockouts) / tasks)
             with zeroed(other.decoder_linears, one.places):
-                answers = evaluate(other, questions, batch_size=batch_size, max_new_tokens=max_new_tokens)
-                distances = answer_distances(lvlm, other, questions, batch_size)
-            knockouts.append(_knockout(one, share, questions, answers, distances))
+                found = evaluate(
+                    other, questions, batch_size=batch_size, max_new_tokens=max_new_tokens, reference=reference
+                )
+            knockouts.append(_knockout(one, share, questions, found))
     tell("causal check", 1.0)
     full, *knockouts = knockouts
     pairs = [("vision-only", "language-only"), ("vision-only", RANDOM), ("language-only", RANDOM)]
@@ -326,20 +327,19 @@ def _knockout(
     one: WeightSet,
     share: float,
     questions: Sequence[Question],
-    answers: Evaluation,
-    distances: Sequence[AnswerDistance],
+    found: Evaluation,
 ) -> Knockout:
     """Figures of one set, the two kinds of questions added to the categories."""
-    accuracy, counts, interval = dict(answers.accuracy), dict(answers.counts), dict(answers.interval)
+    accuracy, counts, interval = dict(found.accuracy), dict(found.counts), dict(found.interval)
     by_kind: dict[str, list[AnswerDistance]] = {}
     for kind in (PICTURE, TEXT):
         chosen = [index for index, question in enumerate(questions) if (question.picture is None) == (kind == TEXT)]
         if not chosen:
             continue
-        right = sum(answers.correct[index] for index in chosen)
+        right = sum(found.correct[index] for index in chosen)
         accuracy[kind], counts[kind] = right / len(chosen), len(chosen)
         interval[kind] = wilson(right, len(chosen))
-        by_kind[kind] = [distances[index] for index in chosen]
+        by_kind[kind] = [found.distances[index] for index in chosen]
     return Knockout(
         label=one.label,
         draw=one.draw,
@@ -349,7 +349,7 @@ def _knockout(
         accuracy=accuracy,
         counts=counts,
         interval=interval,
-        perplexity=answers.perplexity,
+        perplexity=found.perplexity,
         divergence={kind: summed(part) for kind, part in by_kind.items()},
         distances=by_kind,
     )

@@ -324,10 +324,11 @@ def _open(options: argparse.Namespace, packed: bool = False) -> tuple[LVLM, Run 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from sab import models
     from sab.compare import assess, identity_of
+    from sab.evaluate import Reference
 
     asked = asked_questions(options)
     lvlm, run = _open(options)
-    full = models.load(run.recipe.model, options.device, options.dtype) if run is not None else None
+    full = Reference(models.load(run.recipe.model, options.device, options.dtype)) if run is not None else None
     progress = Progress()
     found = assess(lvlm, full, asked, options.suite, options.batch_size, progress)
     figures = found.figures

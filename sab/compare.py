@@ -23,6 +23,7 @@ import numpy as np
 
 from sab import calibration, evaluate, runs, sensitivities
 from sab.binarizers import METHODS
+from sab.evaluate import Reference
 from sab.recipes import Recipe
 from sab.runs import Run
 
@@ -54,7 +55,7 @@ class Asked:
 
 def assess(
     lvlm: LVLM,
-    full: LVLM | None,
+    full: Reference | None,
     questions: Sequence[Question],
     suite: str,
     batch_size: int = 32,
@@ -63,16 +64,13 @@ def assess(
 ) -> Asked:
     """Accuracy and, with `controls`, the blank-picture control and the divergence from a full-precision model where one
     is given; figures as pages store them."""
-    found = evaluate.evaluate(lvlm, questions, False, batch_size, progress)
+    found = evaluate.evaluate(lvlm, questions, False, batch_size, progress, reference=full if controls else None)
     figures = {**found.summary(), "suite": suite}
-    kl: list[float] = []
     if controls:
         figures["blank_picture"] = evaluate.evaluate(lvlm, questions, True, batch_size, progress).summary()
-    if controls and full is not None:
-        distances = evaluate.answer_distances(full, lvlm, questions, batch_size, progress)
-        figures["divergence"] = asdict(evaluate.summed(distances))
-        kl = [distance.kl for distance in distances]
-    return Asked(figures, found.answers, found.correct, kl)
+    if found.distances:
+        figures["divergence"] = asdict(evaluate.summed(found.distances))
+    return Asked(figures, found.answers, found.correct, [distance.kl for distance in found.distances])
 
 
 def compare(
@@ -102,6 +100,7 @@ def compare(
         reference = _kept(place, identity, {"blank_picture"})  # as it is stored
         assert reference is not None
     cells: dict[str, list[tuple[Run, Asked]]] = {name: [] for name in recipes}
+    wanted = Reference(full)
     for number, seed in enumerate(seeds):
         shared: dict[str, dict[str, Any]] = {}  # by kind of sensitivity
         for name, recipe in recipes.items():
@@ -115,7 +114,7 @@ def compare(
             run = binarize(lvlm, recipe, place, **shared.get(kind, {}))
             found = _kept(place, identity, {"blank_picture", "divergence"})
             if found is None:
-                found = assess(lvlm, full, questions, suite, batch_size, tell)
+                found = assess(lvlm, wanted, questions, suite, batch_size, tell)
                 run.record_accuracy(found.figures, found.stored(identity))
                 found = _kept(place, identity, {"blank_picture", "divergence"})
                 assert found is not None

@@ -30,6 +30,7 @@ from sab.models import LVLM, Inputs, Message, length_buckets
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 BLANK = (127, 127, 127)
 MAX_NEW_TOKENS = 48
+KEPT_BYTES = 256 * 2**20  # of full-precision log-probabilities, while several models are compared with them
 Progress = Callable[[str, float], None]
 
 
@@ -51,9 +52,9 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`accuracy`, `counts` and `interval` (Wilson 95 %) by category, and under "overall"; `correct` and
-    `answers` in the order of the questions. `tokens_per_second` counts generated tokens of all rows of a
-    batch, prompt reading included.
+    """`accuracy`, `counts` and `interval` (Wilson 95 %) by category, and under "overall"; `correct`, `answers` and
+    `distances` (empty without a reference) in the order of the questions. `tokens_per_second` counts generated
+    tokens of all rows of a batch, prompt reading included.
     """
 
     accuracy: dict[str, float]
@@ -64,11 +65,12 @@ class Evaluation:
     seconds: float
     correct: list[bool]
     answers: list[str]
+    distances: list[AnswerDistance]
 
     def summary(self) -> dict[str, Any]:
         """The figures without the single answers, for JSON."""
         values = asdict(self)
-        return {key: values[key] for key in values if key not in ("correct", "answers")}
+        return {key: values[key] for key in values if key not in ("correct", "answers", "distances")}
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,11 @@ def evaluate(
     batch_size: int = 32,
     progress: Progress | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    reference: Reference | None = None,
 ) -> Evaluation:
-    """Answer all questions greedily; `blank` greys their pictures. SabError when there are no questions."""
+    """Answer all questions greedily; `blank` greys their pictures, `reference` measures the distance to full precision
+    on the reference answers. SabError when there are no questions."""
+    assert not (blank and reference), "a reference is kept for one set of pictures"
     tell = progress or (lambda stage, share: None)
     prepared = _prepared(lvlm, questions, blank)
     answers = [""] * len(questions)
@@ -115,10 +120,13 @@ def evaluate(
         tell("answers", done / len(questions))
     seconds = time.perf_counter() - started
     losses: list[Tensor] = []
+    distances: dict[int, AnswerDistance] = {}
     done = 0
-    for indices, inputs, targets in _with_answers(lvlm, prepared, questions, batch_size):
+    for number, (indices, inputs, targets) in enumerate(_with_answers(lvlm, prepared, questions, batch_size)):
         logprobs, kept = _answer_logprobs(lvlm, inputs, targets)
         losses.append(-logprobs.gather(1, kept[:, None]))
+        if reference is not None:
+            distances |= zip(indices, reference.distances(number, inputs, targets, logprobs), strict=True)
         done += len(indices)
         tell("likelihoods", done / len(questions))
     correct = [question.correct(answer) for question, answer in zip(questions, answers, strict=True)]
@@ -134,42 +142,45 @@ def evaluate(
         seconds=time.perf_counter() - started,
         correct=correct,
         answers=answers,
+        distances=[distances[index] for index in range(len(distances))],
     )
 
 
-def divergence(
-    full: LVLM,
-    other: LVLM,
-    questions: Sequence[Question],
-    batch_size: int = 32,
-    progress: Progress | None = None,
-) -> Divergence:
-    """How far `other` is from `full` on the reference answers. Both models share one tokenizer."""
-    return summed(answer_distances(full, other, questions, batch_size, progress))
+class Reference:
+    """The full-precision model of a divergence, on the reference answers of questions that several models are asked.
 
+    Its log-probabilities are kept, up to KEPT_BYTES of them, so that only the first model waits for them.
+    """
 
-def answer_distances(
-    full: LVLM,
-    other: LVLM,
-    questions: Sequence[Question],
-    batch_size: int = 32,
-    progress: Progress | None = None,
-) -> list[AnswerDistance]:
-    """The divergence of each question, in their order. SabError when there are no questions."""
-    tell = progress or (lambda stage, share: None)
-    prepared = _prepared(full, questions, blank=False)
-    found: dict[int, AnswerDistance] = {}
-    for indices, inputs, targets in _with_answers(full, prepared, questions, batch_size):
-        reference, _ = _answer_logprobs(full, inputs, targets)
-        compared, _ = _answer_logprobs(other, other.place(inputs), targets.to(other.device))
-        compared = compared.to(reference.device)
-        kl = token_kl(reference, compared).double().cpu()  # [tokens]
-        agreed = (reference.argmax(-1) == compared.argmax(-1)).cpu()  # [tokens]
+    def __init__(self, full: LVLM) -> None:
+        self._full = full
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by batch: its inputs, its targets, what was found
+        self._room = KEPT_BYTES
+
+    def distances(self, batch: int, inputs: Inputs, targets: Tensor, compared: Tensor) -> list[AnswerDistance]:
+        """Of each row of batch number `batch` ([B, S]), whose log-probabilities [tokens, V] by another model are given.
+        Both models share one tokenizer."""
+        wanted = self._logprobs(batch, inputs, targets)
+        compared = compared.to(wanted.device)
+        kl = token_kl(wanted, compared).double().cpu()  # [tokens]
+        agreed = (wanted.argmax(-1) == compared.argmax(-1)).cpu()  # [tokens]
         lengths = (targets != -100).sum(-1).tolist()
-        for index, part, same in zip(indices, kl.split(lengths), agreed.split(lengths), strict=True):
-            found[index] = AnswerDistance(float(part.mean()), int(same.sum()), len(part))
-        tell("divergence", len(found) / len(questions))
-    return [found[index] for index in range(len(questions))]
+        return [
+            AnswerDistance(float(part.mean()), int(same.sum()), len(part))
+            for part, same in zip(kl.split(lengths), agreed.split(lengths), strict=True)
+        ]
+
+    def _logprobs(self, batch: int, inputs: Inputs, targets: Tensor) -> Tensor:
+        identifiers, targets = inputs["input_ids"].cpu(), targets.cpu()
+        if batch in self._kept:
+            ids, known, found = self._kept[batch]
+            if torch.equal(ids, identifiers) and torch.equal(known, targets):
+                return found
+        found, _ = _answer_logprobs(self._full, self._full.place(inputs), targets.to(self._full.device))
+        if batch not in self._kept and found.nbytes <= self._room:
+            self._room -= found.nbytes
+            self._kept[batch] = identifiers, targets, found
+        return found
 
 
 def token_kl(wanted: Tensor, found: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from sab import evaluate
 from sab.errors import SabError
+from sab.models import LVLM
 from tests.tiny import picture, tiny
 
 
@@ -93,18 +94,41 @@ def test_blank_pictures_change_nothing_for_text() -> None:
     assert seen.answers != blank.answers
 
 
-def test_a_model_does_not_diverge_from_itself_and_a_damaged_one_does() -> None:
+def distance(other: LVLM, reference: evaluate.Reference, batch_size: int) -> evaluate.Divergence:
+    found = evaluate.evaluate(other, QUESTIONS, batch_size=batch_size, max_new_tokens=1, reference=reference)
+    assert len(found.distances) == len(QUESTIONS)
+    return evaluate.summed(found.distances)
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+def test_a_model_does_not_diverge_from_itself_and_a_damaged_one_does(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", room)
     full, other = tiny(), tiny()
-    same = evaluate.divergence(full, other, QUESTIONS)
+    reference = evaluate.Reference(full)
+    same = distance(other, reference, 32)
     assert same.kl == pytest.approx(0, abs=1e-9)
     assert same.top_agreement == 1
     expected = sum(len(full.tokenizer(question.answer)["input_ids"]) + 1 for question in QUESTIONS)
     assert same.tokens == expected
     next(iter(other.decoder_linears.values())).weight.data.mul_(-1)
-    far = evaluate.divergence(full, other, QUESTIONS, batch_size=2)
+    far = distance(other, reference, 2)  # in other batches than those that are kept
     assert far.kl > 0.01
     assert far.interval[0] < far.kl < far.interval[1]
-    assert far.kl == pytest.approx(evaluate.divergence(full, other, QUESTIONS, batch_size=8).kl, rel=1e-3)
+    for batch_size in (2, 8, 32):
+        assert distance(other, evaluate.Reference(full), batch_size).kl == pytest.approx(far.kl, rel=1e-3)
+        assert distance(other, reference, batch_size).kl == pytest.approx(far.kl, rel=1e-3)
+
+
+def test_what_is_kept_of_full_precision_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, other = tiny(), tiny()
+    reference, asked = evaluate.Reference(full), []
+    inner = evaluate._answer_logprobs
+    monkeypatch.setattr(evaluate, "_answer_logprobs", lambda lvlm, *rest: asked.append(lvlm) or inner(lvlm, *rest))
+    for _ in range(3):
+        distance(other, reference, 2)
+    assert asked.count(full) == asked.count(other) / 3
 
 
 def test_wilson_intervals() -> None:

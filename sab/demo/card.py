@@ -37,10 +37,11 @@ A Qwen2.5-VL of {parameters:.1f} M parameters (decoder 6 × 256, vision tower 4 
 tokens, 1,536 byte-level BPE tokens), trained from nothing on a world that `sab/demo` draws and makes up itself.
 It exists so that binarization can be watched on a laptop; it is no general assistant.
 
-**Can** name, count and place up to five coloured shapes, read short words and numbers letter by letter, read small
-bar charts, receipts and forms of one layout, do small sums, sort, spell backwards, and recall 3,200 made-up facts —
-as well as the table says. **Cannot** understand photographs, other languages, long text or anything outside its
-world; it then answers in the words of its world, wrongly.
+**Can** name, count and place up to five coloured shapes, rendered or drawn as by mouse, describe what is there, read
+short words and numbers letter by letter, read small bar charts, receipts and forms of one layout, do small sums, sort,
+spell backwards, recall 3,200 made-up facts, take a follow-up question, and say that it does not know or does not
+recognise something — as well as the tables say. **Cannot** understand photographs, other languages, long text or
+anything outside its world; where it does not notice that, it answers in the words of its world, wrongly.
 
 | category | held out | blank picture | like trained |
 |---|---|---|---|

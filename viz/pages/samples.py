@@ -106,16 +106,18 @@ def _questions(scene: Scene, draw: random.Random) -> Suggestions:
 
 
 def _without(draw: random.Random) -> Suggestions:
-    """Questions that need no picture."""
+    """Questions that need no picture, the last of them one that the model cannot answer and should say so."""
     from sab.demo.knowledge import text_question
-    from sab.demo.talk import fact_follow_up
+    from sab.demo.talk import fact_follow_up, unknown
 
     found: dict[str, Ask] = {}
     while len(found) < 1 + FURTHER:
         ask = text_question(draw, False)
         found.setdefault(ask.intent, ask)
+    while (beyond := unknown(None, draw, False)).intent != "beyond":
+        pass
     return Suggestions(
-        tuple(ask.prompt for ask in found.values()),
+        (*(ask.prompt for ask in found.values()), beyond.prompt),
         _follow_ups({ask.prompt: fact_follow_up(ask, draw, False) for ask in found.values()}),
     )
 

@@ -241,7 +241,6 @@ class _Meter:
 
 ASKING = [("answers", "asking held-out questions"), ("likelihoods", "asking held-out questions")]
 BLANKED = [(stage, "asking again with the pictures blanked") for stage, _ in ASKING]
-APART = [("divergence", "comparing with full precision, token by token")]
 
 
 def examine(full: LVLM, simulated: LVLM, task: Task, stop: Any, tell: Tell) -> tuple[str, str]:
@@ -249,14 +248,16 @@ def examine(full: LVLM, simulated: LVLM, task: Task, stop: Any, tell: Tell) -> t
     from sab import runs
     from sab.compare import assess, identity_of
     from sab.demo.suite import questions
+    from sab.evaluate import Reference
 
     directory = Path(task.directory)
     is_run = (directory / "recipe.json").exists()
     asked = questions("final", task.questions)
-    meter = _Meter([*ASKING, *(BLANKED * task.blank), *(APART * (is_run and task.blank))], stop, tell)
+    meter = _Meter([*ASKING, *(BLANKED * task.blank)], stop, tell)
     tell("stage", (f"asking {task.questions} held-out questions", 0.0, None))
     try:
-        found = assess(simulated, full if is_run else None, asked, "final", progress=meter.hear, controls=task.blank)
+        reference = Reference(full) if is_run else None
+        found = assess(simulated, reference, asked, "final", progress=meter.hear, controls=task.blank)
     except _Halted:
         return STOPPED, "Stopped: no accuracy was stored."
     answers = found.stored(identity_of(asked))
