@@ -217,7 +217,7 @@ class _Meter:
     """Progress over the passes of an evaluation, (stage, words) in their order, whose costs differ; also where a stop
     is noticed."""
 
-    COSTS: ClassVar[dict[str, float]] = {"answers": 1.0, "likelihoods": 0.4, "divergence": 0.8}
+    COSTS: ClassVar[dict[str, float]] = {"answers": 1.0, "likelihoods": 0.9}  # full precision is asked as well
 
     def __init__(self, passes: Sequence[tuple[str, str]], stop: Any, tell: Tell) -> None:
         self._passes = list(passes)
