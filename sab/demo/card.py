@@ -3,8 +3,8 @@
 Figures come from the suites alone: held-out (`final`) and combinations like those trained on (`trained`), each with
 its blank-picture control, recall of the almanac, and the suites of further abilities (talk, what is not known,
 strokes, what is not recognised). The card and `figures.json` are written beside the weights.
-`--comparison FILE` instead writes the table that `sab compare --table FILE` made into the project's README, so that
-no figure there is typed by hand.
+`--comparison FILE` instead writes the table that `sab compare --table FILE` made into the project's README, and what
+binarization costs into the card, so that no figure there is typed by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sab.models import DEMO_MODEL, LVLM, load
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+FELT = ("gptq4", "billm", "xnor")  # what they lose says whether the questions tell the methods apart
 ABILITY_QUESTIONS = 600
 _CARD = """---
 license: apache-2.0
@@ -62,6 +63,11 @@ Talk: follow-ups that only the turn before makes clear, descriptions that must n
 Unknown: what neither picture nor almanac tells has to be answered so. Strokes: shapes drawn as by mouse. Unrecognised:
 made-up pictures with the look of photographs, and doodles, where no shape may be invented. Saying "I do not know" to
 everything would be right in the last two and wrong in all the others.
+
+What a binarization costs:
+
+{begin}
+{end}
 
 Made again by `python -m sab.demo.card --limit {questions}`; trained by `python -m sab train-demo` (log beside this
 card: `training-log.jsonl`). Single figures: `python -m sab eval --limit {questions}`.
@@ -123,6 +129,8 @@ def measure(lvlm: LVLM, limit: int) -> tuple[dict[str, Any], str]:
         facts=recall.counts["overall"],
         abilities="\n".join(_ability_rows(abilities)),
         ability_questions=asked,
+        begin=BEGIN,
+        end=END,
     )
     return figures, card
 
@@ -160,12 +168,23 @@ def comparison(table: dict[str, Any]) -> str:
     return "\n".join([head, "", *lines])
 
 
+def felt(table: dict[str, Any]) -> str:
+    """The card's sentence on what the methods of FELT lose, from what `sab compare` found."""
+    accuracy = {row["entry"]: 100 * row["accuracy"]["overall"] for row in table["rows"]}
+    lost = ", ".join(f"`{name}` {accuracy['full'] - accuracy[name]:.1f}" for name in FELT)
+    return (
+        f"Of {table['questions']:,} held-out questions full precision answers {accuracy['full']:.1f} %. Points lost, "
+        f"mean over {table['seeds']} calibration seeds: {lost} (`python -m sab compare --methods {','.join(FELT)} "
+        f"--limit {table['questions']} --seeds {table['seeds']}`)."
+    )
+
+
 def between(text: str, content: str) -> str:
-    """`text` with what stands between the marks of the README replaced."""
+    """`text` with what stands between its marks replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:
-        raise SabError(f"The README lacks the marks {BEGIN} and {END}; put them where the table belongs.")
+        raise SabError(f"The text lacks the marks {BEGIN} and {END}; put them where the figures belong.")
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
@@ -173,11 +192,12 @@ def main() -> None:
     """Write README.md and figures.json beside the embedded model's weights, or the project's table."""
     parser = argparse.ArgumentParser(prog="sab.demo.card", description="Measure the embedded model, write its card.")
     parser.add_argument("--limit", type=int, default=2000, help="questions a suite")
-    parser.add_argument("--comparison", type=Path, help="write this table into the project's README, nothing else")
+    parser.add_argument("--comparison", type=Path, help="write this table into README and card, no other")
     options = parser.parse_args()
     if options.comparison is not None:
         table = json.loads(options.comparison.read_text(encoding="utf-8"))
-        README.write_text(between(README.read_text(encoding="utf-8"), comparison(table)), encoding="utf-8")
+        for path, content in ((README, comparison(table)), (Path(DEMO_MODEL) / "README.md", felt(table))):
+            path.write_text(between(path.read_text(encoding="utf-8"), content), encoding="utf-8")
         return
     limit = options.limit
     figures, card = measure(load(), limit)
