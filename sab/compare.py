@@ -191,7 +191,7 @@ def _row(
     spatial = " (Fisher)" if recipe.sensitivity == "fisher" else ""
     return {
         "entry": name,
-        "run": str(made[0].directory),
+        "run": made[0].id,
         "method": recipe.method,
         "label": METHODS[recipe.method].label + budget + spatial,
         "linears": len(made[0].reports),

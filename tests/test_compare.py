@@ -9,6 +9,7 @@ import pytest
 
 from sab import cli, compare, evaluate
 from sab.compare import Asked, gap
+from sab.demo import card
 from sab.demo.suite import questions
 from sab.errors import SabError
 from sab.models import LVLM, load
@@ -94,3 +95,24 @@ def test_a_comparison_has_a_row_per_entry_and_goes_on_where_it_stopped(
     assert compare.compare(full, ENTRIES, suite, "final", [0, 1], tmp_path, make) == found
     with pytest.raises(AssertionError, match="measured again"):  # other questions are other figures
         compare.compare(full, ENTRIES, suite[:4], "final", [0, 1], tmp_path, make)
+
+
+def test_the_shipped_table_names_runs_and_no_places() -> None:
+    shipped = json.loads((Path(__file__).parents[1] / "assets" / "comparison.json").read_text(encoding="utf-8"))
+    assert {row["run"] for row in shipped["rows"] if "run" in row} == {
+        row["entry"].replace("@", "-").replace("+", "-") for row in shipped["rows"] if row["entry"] != "full"
+    }
+
+
+def test_the_readme_and_the_card_say_what_the_shipped_table_says() -> None:
+    root = Path(__file__).parents[1]
+    table = json.loads((root / "assets" / "comparison.json").read_text(encoding="utf-8"))
+    for path, content in (
+        (root / "README.md", card.comparison(table)),
+        (root / "assets" / "demo-model" / "README.md", card.felt(table)),
+    ):
+        text = path.read_text(encoding="utf-8")
+        assert card.between(text, content) == text
+        assert card.between(text, content + "0") != text
+    with pytest.raises(SabError, match="marks"):
+        card.between("no marks", "figures")

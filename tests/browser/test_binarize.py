@@ -186,7 +186,10 @@ def test_a_run_is_named_pinned_and_deleted_and_the_link_stays_whole(visitor: Vis
     holding = True
     page.route("**/gradio_api/run/**", lambda route: held.append(route) if holding else route.continue_())
     page.click("#binarize-runs tr.on .tb-pin >> nth=0")
-    page.wait_for_timeout(1000)
+    for _ in range(600):
+        page.wait_for_timeout(100)
+        if any("pin_a" in (route.request.post_data or "") for route in held):
+            break
     page.click("#binarize-runs tr:has-text('browser-run') .tb-pin >> nth=1")
     page.wait_for_timeout(1000)
     assert held  # the server knows of the first pin alone, and the page still waits for what it makes of it

@@ -34,7 +34,6 @@ class Shared:
 
     selection: gr.HTML
     header: gr.HTML
-    tabs: gr.Tabs
 
 
 def header_value(

@@ -45,7 +45,7 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
         if chooser is not None:
             chooser.build()
         with gr.Tabs(elem_id="sab-tabs") as tabs:
-            shared = Shared(selection=selection, header=header, tabs=tabs)
+            shared = Shared(selection=selection, header=header)
             for name, (label, build) in PAGES.items():
                 with gr.Tab(label, id=name, elem_id=f"sab-tab-{name}", elem_classes="sab-page") as tab:
                     build(store, shared)
