@@ -119,6 +119,9 @@ def _parser() -> Parser:
     compare.add_argument("--seeds", type=int, default=1, help="calibration seeds, from --seed on")
     compare.add_argument("--out", type=Path, help="keep the runs below this directory; a stopped comparison goes on")
     compare.add_argument("--table", type=Path, help="write the table to this JSON file as well")
+    compare.add_argument(
+        "--extend", type=Path, help="a table of the same setting, whose rows of other methods are taken over"
+    )
 
     add_map_commands(commands)
 
@@ -361,7 +364,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     from tempfile import TemporaryDirectory
 
     from sab.binarizers import METHODS
-    from sab.compare import compare
+    from sab.compare import compare, extended, read_table
 
     entries = [entry.strip() for entry in options.methods.split(",") if entry.strip()]
     if not entries:
@@ -370,6 +373,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         raise SabError("--seeds must be at least 1.")
     recipes = {entry: _recipe(options, entry) for entry in entries if entry != "full"}
     asked = asked_questions(options)
+    earlier = read_table(options.extend) if options.extend is not None else None
     full = load_dense(options, options.model)
     progress = Progress()
     with ExitStack() as stack:
@@ -412,6 +416,8 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "gaps": found["gaps"],
     }
+    if earlier is not None:
+        result = extended(result, earlier)
     if options.table is not None:
         from sab.files import write_json
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from sab import calibration, evaluate, runs, sensitivities
 from sab.binarizers import METHODS
+from sab.errors import SabError
 from sab.evaluate import Reference
 from sab.recipes import Recipe
 from sab.runs import Run
@@ -126,6 +127,39 @@ def compare(
         control = [asked for _, asked in cells[CONTROL]]
         gaps = [gap(name, CONTROL, [a for _, a in cells[name]], control) for name in recipes if name != CONTROL]
     return {"rows": rows, "gaps": gaps}
+
+
+SAME = ("model", "fingerprint", "suite", "questions", "seeds", "samples", "calibration", "literature")
+
+
+def extended(table: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """`table` (as `python -m sab compare` writes it) with the rows and gaps that only `earlier` has, rows of one method
+    together. Raises SabError unless both asked the same model the same questions in the same setting."""
+    other = [name for name in SAME if earlier.get(name) != table[name]]
+    if other:
+        raise SabError(
+            f"The earlier table was made with other {other[0]} ({str(earlier.get(other[0]))[:80]} instead of "
+            f"{str(table[other[0]])[:80]}): compare in the same setting, or leave --extend out."
+        )
+    anew = {row["entry"]: row for row in table["rows"]}
+    rows = [anew.pop(row["entry"], row) for row in earlier["rows"]]
+    for row in anew.values():
+        beside = [place for place, each in enumerate(rows) if each["method"] == row["method"]]
+        rows.insert(beside[-1] + 1 if beside else len(rows), row)
+    measured = {entry["first"] for entry in table["gaps"]}
+    gaps = [entry for entry in earlier["gaps"] if entry["first"] not in measured] + table["gaps"]
+    return {**table, "rows": rows, "gaps": gaps}
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A table that a comparison has written. Raises SabError where the file is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {row["entry"] for row in found["rows"]} and isinstance(found["gaps"], list):
+            return dict(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SabError(f"{path} is no table of a comparison: name a file that compare --table has written.") from error
+    raise SabError(f"{path} is a table without rows: name a file that compare --table has written.")
 
 
 def identity_of(questions: Iterable[Ask]) -> str:

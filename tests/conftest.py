@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ if not torch.cuda.is_available():  # before anything imports Triton: its kernels
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180.0  # a busy machine; the page's own ten seconds are measured on a quiet one
@@ -146,11 +146,16 @@ def browser() -> Iterator[Browser]:
 
 
 class Visitor:
-    """A browser window of one person; `errors` are what the scripts of the page threw or logged."""
+    """A browser window of one person; `errors` are what the scripts of the page threw or logged. With milliseconds in
+    the environment variable SAB_BROWSER_LATENCY the server seems that far away, and what depends on it being quick
+    fails."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(120_000)
+        if latency := os.environ.get("SAB_BROWSER_LATENCY"):
+            network = {"offline": False, "latency": float(latency), "downloadThroughput": -1, "uploadThroughput": -1}
+            context.new_cdp_session(self.page).send("Network.emulateNetworkConditions", network)
         self.url = url
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -169,6 +174,28 @@ class Visitor:
         page = self.open(query)
         page.wait_for_function("SabLens.explore && SabLens.explore.lastOpen > 0 && SabLens.explore.linears")
         return page
+
+    @contextmanager
+    def slow(self) -> Iterator[Callable[[str], None]]:
+        """While the server seems to take its time: events wait on their way to it until the end. Gives a function that
+        returns when an event with this text in its data is on its way."""
+        held: list[Route] = []
+        holding = True
+        events = "**/gradio_api/run/**"
+
+        def under_way(text: str) -> None:
+            for _ in range(600):
+                if any(text in (route.request.post_data or "") for route in held):
+                    return
+                self.page.wait_for_timeout(100)
+            pytest.fail(f"No event with {text!r} is on its way.")
+
+        self.page.route(events, lambda route: held.append(route) if holding else route.continue_())
+        yield under_way
+        holding = False
+        for route in held:
+            route.continue_()
+        self.page.unroute(events)
 
     @contextmanager
     def turning(self) -> Iterator[None]:

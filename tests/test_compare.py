@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,31 @@ def test_a_comparison_has_a_row_per_entry_and_goes_on_where_it_stopped(
     assert compare.compare(full, ENTRIES, suite, "final", [0, 1], tmp_path, make) == found
     with pytest.raises(AssertionError, match="measured again"):  # other questions are other figures
         compare.compare(full, ENTRIES, suite[:4], "final", [0, 1], tmp_path, make)
+
+
+def table(*entries: str, **other: object) -> dict[str, Any]:
+    rows = [{"entry": entry, "method": entry.split("@")[0], "seconds": float(len(other))} for entry in entries]
+    gaps = [{"first": entry} for entry in entries if entry != "full"]
+    return {**dict.fromkeys(compare.SAME, "same"), "rows": rows, "gaps": gaps, **other}
+
+
+def test_a_table_takes_over_the_rows_of_methods_that_were_not_asked_for(tmp_path: Path) -> None:
+    earlier = table("full", "sab", "sab-h", "xnor")
+    found = compare.extended(table("full", "sab-h", "sab-h@2.5", "billm", seen=True), earlier)
+    assert [row["entry"] for row in found["rows"]] == ["full", "sab", "sab-h", "sab-h@2.5", "xnor", "billm"]
+    assert [row["seconds"] for row in found["rows"]] == [1, 0, 1, 1, 0, 1]  # what was asked for again is the new one
+    assert [entry["first"] for entry in found["gaps"]] == ["sab", "xnor", "sab-h", "sab-h@2.5", "billm"]
+    with pytest.raises(SabError, match="other seeds"):
+        compare.extended(table("sab", seeds=2), earlier)
+    path = tmp_path / "table.json"
+    for text in ("", "{}", '{"rows": [], "gaps": []}', '{"rows": 3}', "[]"):
+        path.write_text(text)
+        with pytest.raises(SabError, match="table"):
+            compare.read_table(path)
+    with pytest.raises(SabError, match="table"):
+        compare.read_table(tmp_path / "nowhere.json")
+    path.write_text(json.dumps(earlier))
+    assert compare.read_table(path) == earlier
 
 
 def test_the_shipped_table_names_runs_and_no_places() -> None:

@@ -1,6 +1,6 @@
 """What the Chat tab offers to begin with: pictures with questions that fit, the same for everybody."""
 
-from viz.pages.chat import fitting
+from viz.pages.examples import fitting
 from viz.pages.samples import FURTHER, SHOWN, samples
 
 
@@ -14,13 +14,14 @@ def test_every_picture_has_its_questions_and_they_do_not_change() -> None:
     assert len({picture.picture.tobytes() for picture in one.pictures}) == len(SHOWN)
 
 
-def test_questions_fit_what_lies_on_the_canvas_whatever_is_sent() -> None:
+def test_questions_go_to_the_browser_by_what_may_lie_on_the_canvas() -> None:
     found = samples()
-    assert fitting(found, {"kind": "sample", "index": 2}) == found.pictures[2].suggestions
-    assert fitting(found, {"kind": "none", "index": None}) == found.without
-    forgeries = [{}, {"kind": "own"}, {"kind": [], "index": 0}, *({"kind": "sample", "index": i} for i in (99, True))]
-    for forged in forgeries:
-        assert fitting(found, forged) == found.about_any
+    offers = fitting(found)
+    for offer, picture in zip(offers["samples"], found.pictures, strict=True):
+        assert tuple(offer["questions"]) == picture.suggestions.questions
+    assert tuple(offers["none"]["questions"]) == found.without.questions
+    assert offers["none"]["follow_ups"] == found.without.follow_ups
+    assert tuple(offers["any"]["questions"]) == found.about_any.questions
     assert not found.suggested("my own words")
     assert found.suggested(found.pictures[0].suggestions.questions[0])
 

@@ -113,6 +113,15 @@
         is asked at once, else it waits in the box. */
     asked: null,
 
+    /** What lies on Chat's canvas: {kind: "sample" | "own" | "none", index of the sample}; null before it has changed. */
+    canvas: null,
+
+    /** Put a text into a box as if it had been typed there. */
+    write(box, text) {
+      Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(box, text);
+      box.dispatchEvent(new Event("input", { bubbles: true }));
+    },
+
     /** Give the visitor a file made here. */
     save(content, name, type) {
       const blob = content instanceof Blob ? content : new Blob([content], { type });

@@ -2,7 +2,7 @@
 // The value is a data URL of what lies on the canvas, or null when it is blank. Props: `samples` [{picture: data URL,
 // note}], of which the first is put there as long as nobody has touched the canvas, and `restored`, a former value.
 // With data-square pictures of other shapes are put on a white square.
-// `send` tells what lies there, {kind: "sample" | "own" | "none", index}, whenever that changes.
+// `SabLens.canvas` says what lies there; "sab:canvas" is sent whenever that changes.
 SabLens.mountSketch = ({ element, props, watch, send }) => {
   const BLANK = 448;      // side of a fresh canvas in pixels
   const LARGEST = 1024;   // longer side of an uploaded picture after scaling
@@ -25,6 +25,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
   let tool = 'pencil', colour = '#dc2626', size = 10;
   let past = [], future = [], stroke = null, blank = true;
   let origin = { kind: 'none', index: null }, told = ''; // where the picture comes from, and what was told of it
+  let spoken = false; // a conversation has begun: another picture would end it
   let drawing = window.matchMedia('(min-width: 761px)').matches; // on a phone a finger on the picture scrolls the page
 
   const say = (text, bad = false) => { note.textContent = text; note.classList.toggle('bad', bad); };
@@ -51,7 +52,8 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     const now = JSON.stringify(origin);
     if (now === told) return;
     told = now;
-    send(origin);
+    SabLens.canvas = { ...origin };
+    document.dispatchEvent(new CustomEvent('sab:canvas'));
   }
 
   function publish() {
@@ -227,7 +229,7 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
     }));
     tell();
     const first = strip.querySelector('img');
-    const untouched = () => blank && !past.length && !SabLens.asked && typeof props.restored !== 'string';
+    const untouched = () => blank && !past.length && !spoken && !SabLens.asked && typeof props.restored !== 'string';
     if (first && untouched()) first.decode().then(() => { if (untouched()) take(first, 0); }, () => {});
   }
 
@@ -270,10 +272,9 @@ SabLens.mountSketch = ({ element, props, watch, send }) => {
       return;
     }
     const box = document.querySelector('#chat-prompt textarea');
-    if (!box) return;
-    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(box, wanted.text);
-    box.dispatchEvent(new Event('input', { bubbles: true }));
+    if (box) SabLens.write(box, wanted.text);
   }
+  document.addEventListener('sab:asked', (event) => { spoken = event.detail.text !== ''; });
   document.addEventListener('sab:ask', () => { if (element.isConnected) receive(); });
 
   // Samples are drawn at the model's own small size; enlarging without smoothing keeps every pixel as the model sees it.

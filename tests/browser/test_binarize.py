@@ -15,7 +15,7 @@ import pytest
 from sab.runs import Run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Page
 
     from tests.conftest import Visitor
 
@@ -182,20 +182,11 @@ def test_a_run_is_named_pinned_and_deleted_and_the_link_stays_whole(visitor: Vis
     page.click("#binarize-name-save")
     page.wait_for_selector("#binarize-runs tr.on th:has-text('my first <b>run</b>')")
     assert Run.open(run_directory.parent / made).label == "my first <b>run</b>"
-    held: list[Route] = []
-    holding = True
-    page.route("**/gradio_api/run/**", lambda route: held.append(route) if holding else route.continue_())
-    page.click("#binarize-runs tr.on .tb-pin >> nth=0")
-    for _ in range(600):
-        page.wait_for_timeout(100)
-        if any("pin_a" in (route.request.post_data or "") for route in held):
-            break
-    page.click("#binarize-runs tr:has-text('browser-run') .tb-pin >> nth=1")
-    page.wait_for_timeout(1000)
-    assert held  # the server knows of the first pin alone, and the page still waits for what it makes of it
-    holding = False
-    for route in held:
-        route.continue_()
+    with visitor.slow() as under_way:
+        page.click("#binarize-runs tr.on .tb-pin >> nth=0")
+        under_way("pin_a")  # the server knows of this pin alone when the next is set
+        page.click("#binarize-runs tr:has-text('browser-run') .tb-pin >> nth=1")
+        page.wait_for_timeout(1000)
     page.wait_for_selector("#binarize-numbers thead:has-text('A: my first <b>run</b>')")
     page.go_back()  # a pin is a step
     page.wait_for_function("SabLens.state.pin_b === ''")

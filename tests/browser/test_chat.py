@@ -43,9 +43,12 @@ def longest(page: Page, tokens: int) -> None:
 
 
 def open_chat(visitor: Visitor) -> Page:
+    """The page with all that it offers to begin with."""
     page = visitor.open("?tab=chat&run=browser-run")
     page.wait_for_selector("#sketch canvas")
     page.wait_for_function("document.querySelector('#chat-right input').value.includes('SAB')")
+    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
+    page.wait_for_function("document.querySelector('#chat-prompt textarea').value !== ''")
     return page
 
 
@@ -96,7 +99,6 @@ def test_a_wide_picture_is_put_on_a_square_for_the_model_of_the_drawn_world(visi
 
 def test_one_press_shows_two_streams_to_somebody_who_has_just_come(visitor: Visitor) -> None:
     page = open_chat(visitor)
-    page.wait_for_function("document.querySelector('.sk-note').textContent.includes('goes with the question')")
     asked = page.input_value("#chat-prompt textarea")
     assert len(asked) > 5
     page.click("#chat-send")
@@ -111,7 +113,6 @@ def test_after_an_example_its_follow_up_stands_in_its_place(visitor: Visitor) ->
     found = samples().pictures[0].suggestions
     question, after = next(iter(found.follow_ups.items()))
     page = open_chat(visitor)
-    page.wait_for_function("document.querySelector('.sk-note').textContent.includes('goes with the question')")
     page.click(f"#chat-examples button:text-is('{question}')")
     finished(page, 1)
     page.wait_for_selector(f"#chat-examples .ex-next:text-is('{after}')")
@@ -145,7 +146,6 @@ def test_an_example_is_asked_by_one_click_and_what_was_begun_stays(visitor: Visi
 
 def test_examples_follow_what_lies_on_the_canvas(visitor: Visitor) -> None:
     page = open_chat(visitor)
-    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
     shown = "[...document.querySelectorAll('#chat-examples button')].map((button) => button.textContent).join()"
     before = page.evaluate(shown)
     page.click("#sketch [data-do=clear]")
@@ -155,9 +155,27 @@ def test_examples_follow_what_lies_on_the_canvas(visitor: Visitor) -> None:
     page.wait_for_function("document.querySelector('#chat-prompt textarea').value.includes('picture')")
 
 
+def test_what_is_typed_while_the_server_is_at_work_stays(visitor: Visitor) -> None:
+    page = open_chat(visitor)
+    with visitor.slow() as under_way:  # suggestions do not wait for the server
+        page.click("#sketch [data-do=clear]")
+        assert "picture" not in page.input_value("#chat-prompt textarea")
+        page.click("#sketch .sk-samples button >> nth=1")
+        assert "picture" in page.input_value("#chat-prompt textarea")
+        page.fill("#chat-prompt textarea", "my own words")
+        page.click("#sketch [data-do=clear]")
+        assert page.input_value("#chat-prompt textarea") == "my own words"
+        page.click("#chat-send")
+        under_way("my own words")
+        page.fill("#chat-prompt textarea", "my next words")
+    finished(page, 1)
+    assert page.inner_text(f"{LAST} .cv-question") == "my own words"
+    assert page.input_value("#chat-prompt textarea") == "my next words"
+    assert visitor.errors == []
+
+
 def test_a_reload_in_the_middle_of_an_answer_loses_nothing(visitor: Visitor) -> None:
     page = open_chat(visitor)
-    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
     send(page, "What is this?")
     finished(page, 1)
     page.click("#chat-settings > button")
@@ -177,7 +195,6 @@ def test_a_reload_in_the_middle_of_an_answer_loses_nothing(visitor: Visitor) -> 
 
 def test_an_answer_that_a_reload_kept_from_beginning_is_begun_after_it(visitor: Visitor) -> None:
     page = open_chat(visitor)
-    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
     page.route("**/queue/join*", lambda route: route.abort())
     send(page, "What is this?")
     page.wait_for_function("document.querySelectorAll('.cv-answer[data-state=waiting]').length === 2")

@@ -26,7 +26,6 @@ def search(page: Page) -> None:
 
 def test_the_layer_that_made_the_difference_is_three_clicks_away_and_opens_in_explore(visitor: Visitor) -> None:
     page = open_chat(visitor)
-    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
     page.click("#chat-send")
     finished(page, 1)
     page.wait_for_selector(f"{LAST} .cv-bar")
@@ -53,7 +52,6 @@ def test_the_layer_that_made_the_difference_is_three_clicks_away_and_opens_in_ex
 
 def test_a_side_goes_on_from_the_token_that_was_pressed(phone: Visitor) -> None:
     page = open_chat(phone)
-    page.wait_for_selector("#sketch .sk-samples button[aria-pressed=true]")
     page.tap("#chat-send")
     finished(page, 1)
     page.wait_for_selector(f"{LAST} .cv-bar")

@@ -33,12 +33,13 @@ from viz.pages.conversation import (
     data_url,
     picture_from_url,
 )
-from viz.pages.examples import examples, suggestions
+from viz.pages.draft import draft, draft_text
+from viz.pages.examples import examples, fitting
 from viz.pages.examples import shown as shown_examples
 from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
-from viz.pages.samples import Samples, Suggestions, samples
+from viz.pages.samples import Samples, samples
 from viz.pages.shared import Shared, script_tags
 from viz.pages.sides import FULL, answering_model, checked_side, runs_of, side_head, side_names
 from viz.pages.signal import LATEST, on_selection
@@ -86,7 +87,7 @@ def build(store: Store, shared: Shared) -> None:
                 left_news=None,
                 right_news=None,
             )
-            tried = examples("chat-examples")
+            tried = examples("chat-examples", "chat-prompt")
             with gr.Row(elem_id="chat-ask", equal_height=True):
                 prompt = gr.Textbox(
                     show_label=False,
@@ -99,6 +100,7 @@ def build(store: Store, shared: Shared) -> None:
                     min_width=180,
                     elem_id="chat-prompt",
                 )
+                drafted = draft("chat-prompt")
                 send = gr.Button("Send", variant="primary", scale=1, min_width=90, elem_id="chat-send")
             said = notice("chat-notice")
             with gr.Row(elem_id="chat-actions"):
@@ -178,7 +180,7 @@ def build(store: Store, shared: Shared) -> None:
         except SabError as error:
             return {key: conversation.id, said: str(error)}
         message = "A new picture: this is a new conversation." if fresh else ""
-        return show(conversation, message) | {prompt: ""}
+        return show(conversation, message) | {drafted: draft_text("", over=text)}
 
     def begin_example(
         event: gr.EventData, identifier: str, drawn: object, written: object, *asked: object
@@ -191,8 +193,9 @@ def build(store: Store, shared: Shared) -> None:
         shown = begin(identifier, drawn, sent(event).get("text"), *asked)
         if run is not None and view in shown:
             shown[right] = gr.Dropdown(value=run)
-        if not offered().suggested(str(written)):
-            shown.pop(prompt, None)  # what the visitor has begun to write stays
+        if drafted in shown:  # a suggestion goes; what the visitor has begun to write stays
+            suggested = offered().suggested(str(written))
+            shown[drafted] = draft_text("", over=written) if suggested else gr.skip()
         return shown
 
     def repeat(identifier: str, *asked: object) -> dict[Any, Any]:
@@ -234,7 +237,7 @@ def build(store: Store, shared: Shared) -> None:
         shown = show(conversation)
         yield shown | chosen | {panel: gr.HTML(value=differ.view(store, conversation), refit=None)}
 
-    def rewrite(identifier: str, written: object) -> dict[Any, Any]:
+    def rewrite(identifier: str) -> dict[Any, Any]:
         """The last question into the box, to be sent in its own place; pressed again, it stays as it was."""
         conversation = conversations.get(identifier)
         if not conversation.turns:
@@ -242,8 +245,8 @@ def build(store: Store, shared: Shared) -> None:
         last = conversation.turns[-1].prompt
         conversation.editing = not conversation.editing
         if conversation.editing:
-            return show(conversation) | {prompt: last}
-        return show(conversation) | ({prompt: ""} if written == last else {})
+            return show(conversation) | {drafted: draft_text(last, over=None)}
+        return show(conversation) | {drafted: draft_text("", over=last)}
 
     def forget(identifier: str) -> dict[Any, Any]:
         conversation = conversations.get(identifier)
@@ -274,20 +277,11 @@ def build(store: Store, shared: Shared) -> None:
     def save_text(identifier: str) -> dict[str, Any]:
         return parcel(as_markdown(store, conversations.find(identifier)), "sab-lens-chat.md", "text/markdown")
 
-    def on_canvas(event: gr.EventData, written: object) -> tuple[Any, Any]:
-        """Questions that fit what lies on the canvas; the first replaces a suggestion, never a visitor's own words."""
-        found = fitting(offered(), sent(event))
-        text = str(written or "")
-        stays = text in found.questions or (text.strip() and not offered().suggested(text))
-        first = sent(event).get("kind") == "sample" or text.strip()
-        return gr.skip() if stays or not first else found.questions[0], gr.HTML(**suggestions(found))
-
-    def opened() -> tuple[Any, Any, Any]:
+    def opened() -> tuple[Any, Any]:
         found = offered()
         pictures = [{"picture": data_url(each.picture), "note": each.note} for each in found.pictures]
-        first = found.pictures[0].suggestions
         measured = shown_examples(showcase.read(store, found))
-        return gr.HTML(samples=pictures), first.questions[0], gr.HTML(**suggestions(first), shown=measured)
+        return gr.HTML(samples=pictures), gr.HTML(fitting=fitting(found), shown=measured)
 
     def restore(identifier: str) -> dict[Any, Any]:
         """After a reload: what was said, and the picture it was said about."""
@@ -295,7 +289,8 @@ def build(store: Store, shared: Shared) -> None:
         shown = show(conversation)
         if conversation.turns:
             kept = conversation.picture  # the canvas sends this very text back, and its pixels are the same
-            shown |= {picture: gr.HTML(restored="" if kept is None else data_url(kept)), prompt: ""}
+            shown |= {picture: gr.HTML(restored="" if kept is None else data_url(kept))}
+            shown |= {drafted: draft_text("", over=offered().pictures[0].suggestions.questions[0])}
         return shown
 
     def watch(identifier: str) -> Iterator[dict[Any, Any]]:
@@ -324,9 +319,9 @@ def build(store: Store, shared: Shared) -> None:
             ).then(finish, key, changed, trigger_mode="multiple", **at_once)
 
     for event in (
-        send.click(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
-        prompt.submit(begin, [key, picture, prompt, *asked], [*changed, prompt], **at_once),
-        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, prompt, right], **at_once),
+        send.click(begin, [key, picture, prompt, *asked], [*changed, drafted], **at_once),
+        prompt.submit(begin, [key, picture, prompt, *asked], [*changed, drafted], **at_once),
+        tried.select(begin_example, [key, picture, prompt, *asked], [*changed, drafted, right], **at_once),
         again.click(repeat, [key, *asked], changed, **at_once),
         view.branch(turn_off, key, changed, **at_once),
     ):
@@ -335,18 +330,17 @@ def build(store: Store, shared: Shared) -> None:
     then_answer(fitted)
     differ.connect(store, conversations, gate, panel, key)
     stop.click(halt, key, None, **at_once)
-    edit.click(rewrite, [key, prompt], [*changed, prompt], **at_once)
+    edit.click(rewrite, key, [*changed, drafted], **at_once)
     clear.click(forget, key, changed, **at_once)
     as_data.click(save_data, key, post, **at_once)
     as_text.click(save_text, key, post, **at_once)
-    picture.sample(on_canvas, prompt, [prompt, tried], trigger_mode="multiple", **at_once)  # each says what lies there
     on_selection(store, "chat", choices, [followed, left, right], [left, right, followed, said], **at_once).then(
         heads, [key, left, right], view, **LATEST, **at_once
     )
     for choice in (left, right):
         choice.change(heads, [key, left, right], view, **at_once)
-    when_opened(fn=opened, outputs=[picture, prompt, tried], **at_once)
-    restored = key.select(restore, key, [*changed, picture, prompt], **at_once)
+    when_opened(fn=opened, outputs=[picture, tried], **at_once)
+    restored = key.select(restore, key, [*changed, picture, drafted], **at_once)
     restored.then(watch, key, changed, concurrency_limit=None, **quiet)
     then_answer(restored)  # a side whose event the reload cut off before it began is begun here
 
@@ -366,14 +360,6 @@ def prepare(store: Store, *sides: str) -> None:
 def sent(event: gr.EventData) -> dict[str, Any]:
     """What a script sent with an event; an empty dictionary for anything else."""
     return event._data if isinstance(event._data, dict) else {}
-
-
-def fitting(found: Samples, canvas: dict[str, Any]) -> Suggestions:
-    """Example questions for a canvas {"kind": "sample" | "own" | "none", "index": number of the sample}."""
-    index = canvas.get("index")
-    if canvas.get("kind") == "sample" and type(index) is int and 0 <= index < len(found.pictures):
-        return found.pictures[index].suggestions
-    return found.without if canvas.get("kind") == "none" else found.about_any
 
 
 def side_view(store: Store, conversation: Conversation, side: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def sketch(colours: Mapping[str, tuple[int, int, int]], elem_id: str, square: bo
     return gr.HTML(
         value=None,
         html_template=_template(colours, square),
-        js_on_load="SabLens.mountSketch({element, props, watch, send: (data) => trigger('sample', data)});",
+        js_on_load="SabLens.mountSketch({element, props, watch});",
         head=script_tags("sketch.js"),
         apply_default_css=False,
         elem_id=elem_id,
