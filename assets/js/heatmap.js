@@ -153,7 +153,12 @@
       this.draw();
     }
 
-    loading(on) { for (const panel of this.panels.values()) panel.root.classList.toggle("waiting", on); }
+    loading(on) {
+      for (const { root } of this.panels.values()) {
+        root.classList.toggle("waiting", on);
+        root.setAttribute("aria-busy", String(on));
+      }
+    }
 
     fields() { return [...new Set((this.order || []).flatMap((name) => VIEWS[name].fields || []))]; }
 

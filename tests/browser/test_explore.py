@@ -36,6 +36,8 @@ PIXELS = """(name) => {
 
 
 def settled(page: Page) -> None:
+    """Wait until maps and counts are those of the layer and the thresholds that are chosen."""
+    page.wait_for_function("!document.querySelector('.sab-map[aria-busy=true]')")
     page.wait_for_function("document.querySelector('.sab-exactness').textContent === 'exact'")
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -187,6 +189,7 @@ def test_the_link_restores_everything_in_another_browser(visitor: Visitor, anoth
     page = visitor.open_layer("?run=browser-run")
     page.keyboard.press("]")
     page.wait_for_function("SabLens.state.linear.endsWith('k_proj')")
+    settled(page)
     page.click("[data-preset=Strict]")
     page.click(".sab-chip[data-view=error]")
     page.evaluate("SabLens.explore.maps.look({top: 16, left: 32, bottom: 64, right: 80})")
