@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 UNPACK_FROM = 32  # tokens from which dequantizing rows and multiplying costs less than looking up
 UNPACK_FROM_SHUFFLED = 64  # the same where fast mode looks bytes up by a shuffle
-LOOK_UP, UNPACK, MATRIX_UNIT = "look up", "unpack", "matrix unit"  # how tokens are multiplied
-MATRIX_UNIT_FROM = 8  # the same where the processor multiplies bfloat16 matrices
+LOOK_UP, UNPACK, BFLOAT16 = "look up", "unpack", "bfloat16"  # how tokens are multiplied
+BFLOAT16_FROM = {  # the same, by mode, where the processor multiplies bfloat16 with one of these
+    "matrix unit": {"exact": 8, "fast": 8},
+    "vectors": {"exact": 6, "fast": 16},
+}
 
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
@@ -122,7 +125,8 @@ class PackedLinear(nn.Module):
         if self.sizes is None:
             return TRITON if self._takes_triton else REFERENCE
         weight = self._arranged()
-        ways = {MATRIX_UNIT: "matrix unit, bfloat16", UNPACK: "dequantizing"}
+        unit = weight.units[-1] if weight.units else ""
+        ways = {BFLOAT16: f"bfloat16 {unit}", UNPACK: "dequantizing"}
         return f"c {weight.library.path} {ways.get(self._way(tokens, dtype), weight.runs(self.mode))}"
 
     @property
@@ -158,9 +162,9 @@ class PackedLinear(nn.Module):
     def _multiply(self, x: Tensor) -> Tensor:
         """[tokens, m] to [tokens, n] in the same dtype by the C kernel."""
         weight, way = self._arranged(), self._way(len(x), x.dtype)
-        if way == MATRIX_UNIT:
+        if way == BFLOAT16:
             made = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-            return weight.multiply_matrix_unit(x.bfloat16(), made).to(x.dtype)
+            return weight.multiply_bfloat16(x.bfloat16(), made).to(x.dtype)
         if way == UNPACK:
             known = x if x.dtype == torch.bfloat16 else x.float()
             return weight.multiply_unpacked(known).to(x.dtype)
@@ -169,8 +173,8 @@ class PackedLinear(nn.Module):
     def _way(self, tokens: int, dtype: torch.dtype) -> str:
         reduced = dtype == torch.bfloat16 or self.mode == "fast"
         weight = self._arranged()
-        if reduced and tokens >= MATRIX_UNIT_FROM and weight.takes_matrix_unit:
-            return MATRIX_UNIT
+        if reduced and weight.units and tokens >= BFLOAT16_FROM[weight.units[-1]][self.mode]:
+            return BFLOAT16
         shuffled = weight.library.path == "avx2" and weight.runs(self.mode) == "fast"
         return UNPACK if tokens >= (UNPACK_FROM_SHUFFLED if shuffled else UNPACK_FROM) else LOOK_UP
 

@@ -276,25 +276,28 @@ def test_many_tokens_are_multiplied_by_dequantized_rows(codes: LinearCodes, toke
     want = short.double() @ codes.dense().bfloat16().double().T
     found = weight.multiply_unpacked(short, weights_at_once=1000).double()
     assert bool(((found - want).abs() <= 2.0**-8 * scale).all())
-    if weight.takes_matrix_unit:
-        found = weight.multiply_matrix_unit(short).double()
+    for unit in weight.units:
+        found = weight.multiply_bfloat16(short, unit=unit).double()
         assert bool(((found - want).abs() <= 1e-5 * scale).all())
 
 
 @needs_c
-def test_the_matrix_unit_takes_whole_and_broken_groups() -> None:
+@pytest.mark.parametrize("unit", cpu.UNITS)
+def test_bfloat16_takes_whole_and_broken_groups(unit: str) -> None:
     assert LIBRARY is not None
-    if not LIBRARY.matrix_unit:
-        pytest.skip("no matrix unit")
-    for rows, width, tokens in ((300, 2304, 70), (16, 32, 1), (272, 256, 32)):
+    if unit not in LIBRARY.units:
+        pytest.skip(f"this processor multiplies bfloat16 without {unit}")
+    for rows, width, tokens in ((300, 2304, 70), (16, 32, 1), (272, 256, 32), (40, 4224, 9)):
         codes = codes_of("sab" if width < 1000 else "rtn2", rows, width, block_size=128)
         x = inputs(tokens, width, 1).bfloat16()
         weight = cpu.Weight(tiles_of(codes), LIBRARY)
-        found = weight.multiply_matrix_unit(x)
+        found = weight.multiply_bfloat16(x, unit=unit)
         assert torch.allclose(found.double(), x.double() @ codes.dense().bfloat16().double().T, atol=1e-3)
-        assert torch.equal(weight.multiply_matrix_unit(x, torch.bfloat16), found.bfloat16())
+        assert torch.equal(weight.multiply_bfloat16(x, torch.bfloat16, unit), found.bfloat16())
         with pytest.raises(SabError, match="float32 or bfloat16"):
-            weight.multiply_matrix_unit(x, torch.float16)
+            weight.multiply_bfloat16(x, torch.float16)
+        with pytest.raises(SabError, match="does not take hands"):
+            weight.multiply_bfloat16(x, unit="hands")
 
 
 @needs_c
@@ -437,6 +440,19 @@ def test_an_unknown_path_is_one_sentence() -> None:
 
 
 @cache
+@needs_c
+def test_the_matrix_unit_emulated(tmp_path: Path) -> None:
+    """Where a processor has bfloat16 vectors and no matrix unit, what is done with one runs in plain C."""
+    if LIBRARY is None or LIBRARY.units != cpu.UNITS[:1]:
+        pytest.skip("no bfloat16 vectors, or a matrix unit of its own")
+    header = ROOT / "tests" / "matrix_unit.h"
+    environment = {**os.environ, "CC": f"cc -include {header}", "XDG_CACHE_HOME": str(tmp_path)}
+    script = "from tests.test_kernels import exercise; exercise(['avx512vnni'], 'matrix unit')"
+    run = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "1 paths exercised" in run.stdout
+
+
 def _sanitized() -> Path | None:
     """The library with AddressSanitizer and UBSan, and the runtime to load before it; None where there is none."""
     runtime = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
@@ -464,23 +480,27 @@ def test_the_c_code_under_address_and_undefined_behaviour_sanitizers(tmp_path: P
     assert "paths exercised" in run.stdout
 
 
-def exercise() -> None:
-    """Every path over methods and odd sizes, the tensors each in a buffer of just their size."""
-    ran = paths()
+def exercise(ran: list[str] | None = None, unit: str | None = None) -> None:
+    """Every path (or those given, with this unit) over methods and odd sizes, the tensors each in a buffer of just
+    their size."""
+    ran = ran or paths()
     for path in ran:
         for method in ("sab", "arb-rc", "billm", "xnor", "sab-h", "gptq3"):
             for rows, width, block_size in ((33, 150, 32), (16, 128, 128), (1, 1, 8), (520, 64, 64)):
                 codes = codes_of(method, rows, width, 0, block_size)
                 weight = cpu.Weight(tiles_of(codes), library(path))
+                assert unit is None or unit in weight.units
                 for tokens in (1, 18):
                     x = inputs(tokens, width, 0)
                     want = x.double() @ codes.dense().double().T
                     assert torch.allclose(weight.multiply(x).double(), want, atol=1e-3)
                     weight.multiply(x, "fast")
                     weight.multiply_unpacked(x.bfloat16())
-                    if weight.takes_matrix_unit:
-                        weight.multiply_matrix_unit(x.bfloat16(), torch.float32)
-                        weight.multiply_matrix_unit(x.bfloat16(), torch.bfloat16)
+                    want = x.bfloat16().double() @ codes.dense().bfloat16().double().T
+                    for each in weight.units:
+                        found = weight.multiply_bfloat16(x.bfloat16(), torch.float32, each)
+                        assert torch.allclose(found.double(), want, atol=1e-3)
+                        weight.multiply_bfloat16(x.bfloat16(), torch.bfloat16, each)
     print(len(ran), "paths exercised")
 
 

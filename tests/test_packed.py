@@ -23,7 +23,7 @@ from sab.evaluate import greedy
 from sab.kernels import cpu
 from sab.layout import complete
 from sab.models import LVLM
-from sab.packed import MATRIX_UNIT_FROM, UNPACK_FROM, PackedLinear, swap
+from sab.packed import BFLOAT16_FROM, UNPACK_FROM, PackedLinear, swap
 from sab.packing import pack
 from sab.recipes import Recipe
 from sab.runs import Run
@@ -60,7 +60,7 @@ def test_every_method_s_codes_multiply(method: str, kernel: str, monkeypatch: py
 def test_inputs_keep_their_type(dtype: torch.dtype, mode: str) -> None:
     codes = codes_of("sab", 32, 128, block_size=128)
     linear = PackedLinear(codes, mode=mode)
-    for tokens in (1, MATRIX_UNIT_FROM, UNPACK_FROM):
+    for tokens in (1, *(unit[mode] for unit in BFLOAT16_FROM.values()), UNPACK_FROM):
         x = torch.randn(tokens, 128)
         found = linear(x.to(dtype))
         assert found.dtype == dtype

@@ -28,6 +28,7 @@ The second half of this file is included once for every instruction set and mode
 #if defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
 #include <sys/syscall.h>
 #include <unistd.h>
+#define BFLOAT __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define MATRIX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
 #endif
 #endif
@@ -36,7 +37,9 @@ enum { LANES = 16, CELLS = 4, UNIT = 64, PADDING = 0xFFFF };       /* UNIT: tabl
 enum { ONE = 0, SHARED = 1, SPLIT = 2, INTEGER = 3, NONE = 4 };    /* what a part of a block looks up */
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VNNI = 3 };
 enum { GROUP = 16, PANEL = 2048, DEEP = 32 };                       /* prefill: tiles, columns, columns of one step */
+enum { TOGETHER = 8, NEAR = 512 };                                  /* by vectors: tokens, columns that stay near */
 enum { MOST_UNITS = 128 };                                          /* of a block whose sums fit 16 bits (AVX2) */
+enum { VECTORS = 0, MATRIX_UNIT = 1 };                             /* what multiplies bfloat16 */
 enum { TABLES = 6 };                                               /* main 0 1, tail 2 3, second signs 4 5 */
 
 typedef struct {
@@ -62,12 +65,12 @@ typedef struct {
 
 typedef struct {
     const Layer *layer;
-    const float *x;                                                /* [batch, width] */
-    const uint16_t *halves;                                        /* [batch / 16, width / 32, 16, 32] bfloat16 */
+    const void *x;                                                 /* [batch, width] float, prefill: bfloat16 */
+    uint16_t *halves;                                              /* x in bfloat16 as `arrange` puts it */
     void *y;                                                       /* [batch, rows] float, prefill: or bfloat16 */
     void *dense;                                                   /* [width, tiles * 16] float or bfloat16 */
     int64_t batch, first_tile, last_tile, share, multiple;         /* a share is a multiple of this many tiles */
-    int bfloat, twice;                                             /* twice: a second share for whoever is done early */
+    int bfloat, unit, twice;                                       /* twice: a second share for whoever is done early */
     int (*body)(const void *job, int64_t first_tile, int64_t last_tile);
     atomic_llong next;
     atomic_int failed;
@@ -164,6 +167,13 @@ static int run(Job *job, int threads, Parallel parallel) {
 #define GLUE_(name, path, mode) name##_##path##_##mode
 #define GLUE(name, path, mode) GLUE_(name, path, mode)
 #define INLINE static inline __attribute__((always_inline)) TARGET
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#elif defined(__GNUC__)
+#define UNROLLED _Pragma("GCC unroll 16")
+#else
+#define UNROLLED
+#endif
 
 #define PATH 0
 #define FAST 0
@@ -192,7 +202,7 @@ static int run(Job *job, int threads, Parallel parallel) {
 #include __FILE__
 #undef FAST
 #undef PATH
-#ifdef MATRIX
+#ifdef BFLOAT
 #define PATH 4
 #define FAST 0
 #include __FILE__
@@ -201,30 +211,86 @@ static int run(Job *job, int threads, Parallel parallel) {
 #endif
 #endif
 
-#ifdef MATRIX
-/* Many tokens at once on the matrix unit: a group of tiles is dequantized to bfloat16, some columns at a time, and
-   multiplied while it is in cache. Two by two products of 16 tokens with 16 rows over 32 columns. */
-static int matrix_unit(void) {
+#ifdef BFLOAT
+/* Many tokens at once in bfloat16: a group of tiles is dequantized, some columns at a time, and multiplied while it is
+   in cache, by the matrix unit or by vector instructions. Which of them are there, as bits: */
+#ifndef HAS_MATRIX_UNIT /* the last asks for it */
+#define HAS_MATRIX_UNIT ((d >> 22 & 1) && (d >> 24 & 1) && syscall(SYS_arch_prctl, 0x1023, 18) == 0)
+#endif
+static int units(void) {
     unsigned a, b, c, d = 0;
+    if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+        !__builtin_cpu_supports("avx512bf16"))
+        return 0;
     __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-    int there = (d >> 22 & 1) && (d >> 24 & 1);
-    return there && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, 0x1023, 18) == 0; /* asks for it */
+    return 1 << VECTORS | HAS_MATRIX_UNIT << MATRIX_UNIT;
 }
 
-/* Pairs of neighbouring columns side by side, [columns / 2, 16, 2]; column c lies at place[c] of plain [places, 16]. */
-static MATRIX void interleave(const uint16_t *plain, const uint16_t *place, int64_t columns, uint16_t *pairs) {
-    for (int64_t c = 0; c < columns; c += 2) {
-        __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(plain + place[c] * LANES)));
-        __m512i odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(plain + place[c + 1] * LANES)));
-        _mm512_storeu_si512(pairs + c * LANES, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+/* Columns j and j + 8 of each unit side by side, [places / 2, 16, 2], as both units take them: the bits of the two lie 16
+   apart in a dword, so that one shift finds both signs. `plain`: [places, 16]. */
+static BFLOAT void interleave(const uint16_t *plain, int64_t places, uint16_t *pairs) {
+    for (int64_t c = 0; c < places; c += 2) {
+        const uint16_t *from = plain + (c / LANES * LANES + c % LANES / 2) * LANES;
+        __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+        __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from + 8 * LANES)));
+        _mm512_storeu_si512(pairs + c * LANES, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
+}
+
+/* Tokens in pieces, [batch / 16, columns / 32, 16, 32], their columns in the order of the places of pairs; zeros where
+   there is no column or no token. */
+static int arrange(const void *data, int64_t first_piece, int64_t last_piece) {
+    const Job *job = data;
+    const Layer *layer = job->layer;
+    int64_t places = layer->units * LANES, columns = layer->blocks * places;
+    int64_t *from = malloc((size_t)columns * sizeof *from);
+    if (!from) return -1;
+    for (int64_t c = 0; c < columns; c++) {
+        int64_t block = c / places, in_unit = c % LANES / 2 + c % 2 * 8;
+        int64_t place = layer->order[block * places + c % places / LANES * LANES + in_unit];
+        from[c] = place == PADDING ? -1 : block * layer->block_size + place;
+    }
+    for (int64_t token = first_piece * LANES; token < last_piece * LANES; token++) {
+        uint16_t *to = job->halves + token / LANES * LANES * columns + token % LANES * DEEP;
+        const uint16_t *x = (const uint16_t *)job->x + token * layer->width;
+        for (int64_t c = 0; c < columns; c += DEEP)
+            for (int64_t k = 0; k < DEEP; k++)
+                to[c * LANES + k] = token < job->batch && from[c + k] >= 0 ? x[from[c + k]] : 0;
+    }
+    free(from);
+    return 0;
 }
 
 static MATRIX void configure(void) {
     struct { uint8_t palette, row, unused[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = {.palette = 1};
     for (int t = 0; t < 8; t++) tiles.bytes[t] = 64, tiles.rows[t] = 16;
     _tile_loadconfig(&tiles);
+}
+
+/* sums [8, GROUP * 16] += 8 tokens of x times two tiles. */
+static BFLOAT void by_vectors(const uint16_t *x, const uint16_t *pairs, int64_t columns, float *sums) {
+    enum { WIDE = GROUP * LANES };
+    __m512 left[TOGETHER], right[TOGETHER];
+    UNROLLED for (int t = 0; t < TOGETHER; t++) {
+        left[t] = _mm512_loadu_ps(sums + t * WIDE);
+        right[t] = _mm512_loadu_ps(sums + t * WIDE + LANES);
+    }
+    for (int64_t c = 0; c < columns; c += DEEP)
+        for (int64_t k = 0; k < DEEP; k += 2) {
+            const uint16_t *w = pairs + (c + k) * LANES, *at = x + c * LANES + k;
+            __m512bh l = (__m512bh)_mm512_loadu_si512(w), r = (__m512bh)_mm512_loadu_si512(w + PANEL * LANES);
+            UNROLLED for (int t = 0; t < TOGETHER; t++) {
+                int both;
+                memcpy(&both, at + t * DEEP, sizeof both);
+                __m512bh token = (__m512bh)_mm512_set1_epi32(both);
+                left[t] = _mm512_dpbf16_ps(left[t], token, l);
+                right[t] = _mm512_dpbf16_ps(right[t], token, r);
+            }
+        }
+    UNROLLED for (int t = 0; t < TOGETHER; t++) {
+        _mm512_storeu_ps(sums + t * WIDE, left[t]);
+        _mm512_storeu_ps(sums + t * WIDE + LANES, right[t]);
+    }
 }
 
 /* sums [32, GROUP * 16] += 32 tokens of x times two tiles; `below`: from 16 tokens to the next 16. */
@@ -251,19 +317,20 @@ static MATRIX void two_by_two(const uint16_t *x, int64_t below, const uint16_t *
     _tile_stored(3, lower + LANES, WIDE);
 }
 
-static MATRIX void to_bfloat(uint16_t *to, const float *from, int64_t count) {
+static BFLOAT void to_bfloat(uint16_t *to, const float *from, int64_t count) {
     for (int64_t c = 0; c < count; c += LANES) {
         __mmask16 kept = (__mmask16)(count - c < LANES ? (1u << (count - c)) - 1 : 0xFFFF);
         _mm256_mask_storeu_epi16(to + c, kept, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(kept, from + c)));
     }
 }
 
-static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_tile) {
+static MATRIX void release(void) { _tile_release(); }
+
+static BFLOAT int prefill(const void *data, int64_t first_tile, int64_t last_tile) {
     const Job *job = data;
     const Layer *layer = job->layer;
-    int64_t padded = (job->batch + 31) / 32 * 32, width = layer->width, block_size = layer->block_size;
-    int64_t per_panel = PANEL / block_size, places = layer->units * LANES;
-    uint16_t place[PANEL];
+    int64_t padded = (job->batch + 31) / 32 * 32, places = layer->units * LANES, columns = layer->blocks * places;
+    int64_t per_panel = PANEL / places;
     size_t sums_bytes = (size_t)(padded * GROUP * LANES) * 4, panel_bytes = (size_t)PANEL * LANES * 2;
     size_t column_bytes = (size_t)places * 4 * sizeof(float);
     char *memory = malloc(sums_bytes + panel_bytes * (GROUP + 1) + column_bytes + 64);
@@ -271,30 +338,42 @@ static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_til
     char *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
     float *sums = (float *)aligned, *column = (float *)(aligned + sums_bytes + panel_bytes * (GROUP + 1));
     uint16_t *pairs = (uint16_t *)(aligned + sums_bytes), *plain = pairs + GROUP * PANEL * LANES;
-    configure();
+    int direct = layer->main_kind != INTEGER && !layer->means;
+    if (job->unit == MATRIX_UNIT) configure();
     for (int64_t group = first_tile; group < last_tile; group += GROUP) {
         int64_t count = last_tile - group < GROUP ? last_tile - group : GROUP, tail_unit = 0;
         memset(sums, 0, sums_bytes);
         if (count % 2) memset(pairs + count * PANEL * LANES, 0, panel_bytes);
         for (int64_t panel = 0; panel < layer->blocks; panel += per_panel) {
             int64_t last = panel + per_panel < layer->blocks ? panel + per_panel : layer->blocks;
-            int64_t left = panel * block_size, end = last * block_size < width ? last * block_size : width;
+            int64_t deep = (last - panel) * places;
             for (int64_t block = panel; block < last; block++) {
-                int64_t first = block * block_size, columns = width - first < block_size ? width - first : block_size;
-                const uint16_t *order = layer->order + block * places;
-                for (int64_t c = 0; c < places; c++)
-                    if (order[c] != PADDING) place[order[c]] = (uint16_t)c;
                 column_scales(layer, block, tail_unit, column);
                 for (int64_t tile = 0; tile < count; tile++) {
-                    unpack_tile_4_0(layer, block, tail_unit, group + tile, column, plain, 1);
-                    interleave(plain, place, columns, pairs + (tile * PANEL + first - left) * LANES);
+                    uint16_t *to = pairs + (tile * PANEL + (block - panel) * places) * LANES;
+                    if (direct) {
+                        unpack_pairs(layer, block, tail_unit, group + tile, column, to);
+                    } else {
+                        unpack_tile_4_0(layer, block, tail_unit, group + tile, column, plain, 1);
+                        interleave(plain, places, to);
+                    }
                 }
                 tail_unit += layer->units - layer->start[block] / LANES;
             }
-            for (int64_t token = 0; token < padded; token += 32)
-                for (int64_t tile = 0; tile < count; tile += 2)
-                    two_by_two(job->halves + token * width + left * LANES, width * LANES, pairs + tile * PANEL * LANES,
-                               end - left, sums + (token * GROUP + tile) * LANES);
+            const uint16_t *x = job->halves + panel * places * LANES;
+            if (job->unit == MATRIX_UNIT) {
+                for (int64_t token = 0; token < padded; token += 32)
+                    for (int64_t tile = 0; tile < count; tile += 2)
+                        two_by_two(x + token * columns, columns * LANES, pairs + tile * PANEL * LANES, deep,
+                                   sums + (token * GROUP + tile) * LANES);
+                continue;
+            }
+            for (int64_t tile = 0; tile < count; tile += 2)
+                for (int64_t c = 0; c < deep; c += NEAR)
+                    for (int64_t token = 0; token < job->batch; token += TOGETHER)
+                        by_vectors(x + token / LANES * LANES * columns + c * LANES + token % LANES * DEEP,
+                                   pairs + (tile * PANEL + c) * LANES, deep - c < NEAR ? deep - c : NEAR,
+                                   sums + (token * GROUP + tile) * LANES);
         }
         int64_t row = group * LANES, rows = layer->rows - row < count * LANES ? layer->rows - row : count * LANES;
         for (int64_t token = 0; token < job->batch; token++) {
@@ -306,27 +385,31 @@ static MATRIX int prefill(const void *data, int64_t first_tile, int64_t last_til
                 memcpy((float *)job->y + at, from, (size_t)rows * sizeof(float));
         }
     }
-    _tile_release();
+    if (job->unit == MATRIX_UNIT) release();
     free(memory);
     return 0;
 }
 #else
-static int matrix_unit(void) { return 0; }
+static int units(void) { return 0; }
+#define arrange NULL
 #define prefill NULL
 #endif
 
-/* y [batch, rows], float or bfloat16, = x W^T with x and W in bfloat16, x [ceil(batch / 32) * 2, width / 32, 16, 32]:
-   pieces of 16 tokens and 32 columns. As sab_multiply, or -3 without a matrix unit, for an odd width, or for blocks
-   that do not fill its steps. */
-int sab_prefill(const Layer *layer, const uint16_t *x, void *y, int64_t batch, int bfloat, int threads,
-                Parallel parallel) {
-    if (!matrix_unit() || layer->width % DEEP || layer->block_size % DEEP || layer->block_size > PANEL) return -3;
-    Job job = {.layer = layer, .halves = x, .y = y, .batch = batch, .last_tile = layer->tiles,
-               .bfloat = bfloat, .body = prefill, .multiple = GROUP, .twice = 1};
-    return run(&job, threads, parallel);
+/* y [batch, rows], float or bfloat16, = x W^T with x [batch, width] and W in bfloat16. `halves`: room for the batch, filled
+   up to a multiple of 32, times all places of the blocks. As sab_multiply, or -3 without that unit or for blocks that are
+   too wide. */
+int sab_prefill(const Layer *layer, const uint16_t *x, uint16_t *halves, void *y, int64_t batch, int bfloat, int unit,
+                int threads, Parallel parallel) {
+    if (unit < VECTORS || unit > MATRIX_UNIT || !(units() >> unit & 1) || layer->units * LANES > PANEL) return -3;
+    Job order = {.layer = layer, .x = x, .halves = halves, .batch = batch, .last_tile = (batch + 31) / 32 * 2,
+                 .body = arrange};
+    Job job = {.layer = layer, .halves = halves, .y = y, .batch = batch, .last_tile = layer->tiles,
+               .bfloat = bfloat, .unit = unit, .body = prefill, .multiple = GROUP, .twice = 1};
+    int failure = run(&order, threads, parallel);
+    return failure ? failure : run(&job, threads, parallel);
 }
 
-/* Bit p is set where path p runs here, and bit 8 where there is a matrix unit for bfloat16. */
+/* Bit p is set where path p runs here, and bit 8 + u where unit u multiplies bfloat16. */
 int sab_paths(void) {
     int found = 1 << PORTABLE;
 #if defined(__x86_64__)
@@ -337,8 +420,7 @@ int sab_paths(void) {
         if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) found |= 1 << AVX512VNNI;
     }
 #endif
-    if (matrix_unit()) found |= 1 << 8;
-    return found;
+    return found | units() << 8;
 }
 
 /* y [batch, rows] = x [batch, width] W^T; 0, or -1 without memory, or -2 for a path that is not compiled in. */
@@ -381,7 +463,7 @@ int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t coun
 #if PATH >= 2 /* AVX-512: one register holds a tile */
 
 #if PATH == 4
-#define TARGET MATRIX
+#define TARGET BFLOAT
 #elif FAST
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vnni,fma,f16c")))
 #else
@@ -890,7 +972,7 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
         for (int64_t block = 0; block < layer->blocks; block++) {
             int64_t start = layer->start[block];
             for (int64_t token = 0; token < count; token++)
-                NAME(prepare)(layer, block, tail_unit, job->x + (first + token) * layer->width, sorted, values,
+                NAME(prepare)(layer, block, tail_unit, (const float *)job->x + (first + token) * layer->width, sorted, values,
                               &lookups[token]);
             for (int64_t piece = 0; piece < tiles; piece += PIECE) /* its words stay in cache for all tokens */
                 for (int64_t token = 0; token < count; token++)
@@ -1009,6 +1091,58 @@ static TARGET void NAME(unpack_tile)(const Layer *layer, int64_t block, int64_t 
         }
     }
 }
+
+#if PATH == 4
+/* sixteen columns as pairs, [8, 16, 2]; `mixed`: those from `from` on are salient, with second signs t. */
+INLINE void pair_unit(int mixed, int from, VU w, VU high, VU t, const NAME(Rows) *plain, const NAME(Rows) *salient,
+                      const float *column, int64_t places, uint16_t *to) {
+    VU by_turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                   23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    UNROLLED for (int j = 0; j < LANES / 2; j++) {
+        VF value[2];
+        UNROLLED for (int half = 0; half < 2; half++) {
+            int c = j + 8 * half;
+            const NAME(Rows) *rows = mixed && c >= from ? salient : plain;
+            value[half] = scaled_by(high, c, rows->low, column[c], rows->high, column[places + c]);
+            if (!mixed) continue;
+            const float *second = column + 2 * places;
+            value[half] = add(signed_by(w, c, value[half]),
+                              signed_by(t, c, scaled_by(high, c, rows->second_low, second[c], rows->second_high,
+                                                        second[places + c])));
+        }
+        VU both = _mm512_permutexvar_epi16(by_turns, (VU)_mm512_cvtne2ps_pbh(value[1], value[0]));
+        if (!mixed) /* as signed_by, for both */
+            both = _mm512_ternarylogic_epi32(both, _mm512_slli_epi32(w, SHIFT[j + 8]),
+                                             _mm512_set1_epi32((int)0x80008000u), 0xD2);
+        _mm512_storeu_si512(to + 2 * j * LANES, both);
+    }
+}
+
+/* One tile of one block without row means, as `interleave` gives it. */
+static TARGET void unpack_pairs(const Layer *layer, int64_t block, int64_t tail_unit, int64_t tile, const float *column,
+                                uint16_t *pairs) {
+    int64_t places = layer->units * LANES, dwords = layer->units / 2, size = layer->small ? 1 : 2;
+    int64_t start = layer->start[block], low = start / LANES, at = block * layer->tiles + tile;
+    const void *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+    const uint32_t *words = layer->words + at * layer->planes * dwords * LANES;
+    VF step = layer->step ? load_half(layer->step + tile * LANES) : splat(1);
+    NAME(Rows) rows = NAME(rows_of)(layer, scale, step, 0), salient = NAME(rows_of)(layer, scale, step, 1);
+    for (int64_t u = 0; u < layer->units; u++) {
+        VU w = NAME(decoded)(NAME(plane)(words, u)), high = xor_u(w, w), t = w;
+        if (layer->main_kind != ONE) high = xor_u(w, NAME(decoded)(NAME(plane)(words + dwords * LANES, u)));
+        const float *here = column + u * LANES;
+        uint16_t *to = pairs + u * LANES * LANES;
+        int64_t unit = tail_unit + u - low;
+        if (u < low) {
+            pair_unit(0, 0, w, high, t, &rows, &salient, here, places, to);
+            continue;
+        }
+        t = load_u(layer->second + (unit / 2 * layer->tiles + tile) * LANES);
+        t = NAME(decoded)(unit & 1 ? high_nibbles(t) : t);
+        pair_unit(1, u > low ? 0 : (int)(start - low * LANES), w, high, t, &rows, &salient, here, places, to);
+    }
+}
+#endif
 
 #if PATH < 4
 static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t last_tile) {

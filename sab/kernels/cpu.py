@@ -39,8 +39,9 @@ PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their nu
 MODES = ("exact", "fast")
 COMPILE_SECONDS = 300
 MOST_UNITS = 128  # of a block in the fast mode of AVX2, as in cpu.c
-MATRIX_UNIT = 8  # bit of sab_paths
-DEEP, PANEL = 32, 2048  # of the prefill in cpu.c: columns of a step, and of a panel
+UNITS = ("vectors", "matrix unit")  # for bfloat16, in the order of their numbers in cpu.c, slower first
+FIRST_UNIT = 8  # bit of sab_paths
+PANEL = 2048  # columns of the prefill in cpu.c that are dequantized at once
 SINGLE_THREAD = 1 << 18  # weights times tokens below which starting threads costs more than it saves
 SIZES = (
     *("rows", "width", "tiles", "blocks", "block_size", "units", "planes", "main_kind", "tail_kind", "slots"),
@@ -58,15 +59,15 @@ class _Layer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library: `path` is the instruction set in use, `parallel` torch's own OpenMP (0: none found)."""
+    """The loaded library: `path` is the instruction set in use, `parallel` torch's own OpenMP (0: none found), `units`
+    what this processor multiplies bfloat16 with, slower first."""
 
     path: str
     multiply: Callable[..., int]
     unpack: Callable[..., int]
     prefill: Callable[..., int]
     parallel: int
-    matrix_unit: bool
-
+    units: tuple[str, ...]
 
 
 @functools.cache
@@ -89,9 +90,10 @@ def load(choice: str | None = None) -> Library | None:
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.sab_multiply.argtypes = [pointer, pointer, pointer, whole, number, number, number, pointer]
     library.sab_unpack.argtypes = [pointer, pointer, whole, whole, number, number, number, pointer]
-    library.sab_prefill.argtypes = [pointer, pointer, pointer, whole, number, number, pointer]
+    library.sab_prefill.argtypes = [pointer, pointer, pointer, pointer, whole, number, number, number, pointer]
     functions = library.sab_multiply, library.sab_unpack, library.sab_prefill
-    return Library(choice or usable[-1], *functions, _torch_threads(), bool(runs >> MATRIX_UNIT & 1))
+    units = tuple(name for number, name in enumerate(UNITS) if runs >> FIRST_UNIT + number & 1)
+    return Library(choice or usable[-1], *functions, _torch_threads(), units)
 
 
 class Weight:
@@ -113,11 +115,10 @@ class Weight:
         return "exact" if self.library.path == "avx512" or wide else mode
 
     @property
-    def takes_matrix_unit(self) -> bool:
-        """Whether `multiply_matrix_unit` works here: whole steps of 32 columns, on a processor that has the unit."""
-        of = self.tiles.sizes
-        whole = self.width % DEEP == 0 and of["block_size"] % DEEP == 0 and of["block_size"] <= PANEL
-        return self.library.matrix_unit and self.library.path == PATHS[-1] and whole
+    def units(self) -> tuple[str, ...]:
+        """What `multiply_bfloat16` can work with here, slower first."""
+        fits = self.tiles.sizes["units"] * UNIT <= PANEL
+        return self.library.units if self.library.path == PATHS[-1] and fits else ()
 
     def multiply(self, x: Tensor, mode: str = "exact") -> Tensor:
         """`x` float32 [tokens, m] to float32 [tokens, n]. SabError for anything else."""
@@ -132,21 +133,22 @@ class Weight:
             self._run(self.library.multiply, x.data_ptr(), y.data_ptr(), len(x), self._path, fast, threads)
         return y
 
-    def multiply_matrix_unit(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def multiply_bfloat16(self, x: Tensor, dtype: torch.dtype = torch.float32, unit: str | None = None) -> Tensor:
         """`x` bfloat16 [tokens, m] to [tokens, n] in float32 or bfloat16 (float32 sums, rounded at the end), weights
-        dequantized to bfloat16 a piece at a time."""
+        dequantized to bfloat16 a piece at a time. `unit`: one of `units`, the fastest when left out."""
         self._check_input(x, (torch.bfloat16,))
-        if not self.takes_matrix_unit:
-            raise SabError("this weight or processor does not take the matrix unit")
+        if not self.units or unit not in (None, *self.units):
+            raise SabError(f"this weight or processor does not take {unit or 'bfloat16'}")
         if dtype not in (torch.float32, torch.bfloat16):
             raise SabError(f"products come in float32 or bfloat16, not in {dtype}")
         y = torch.empty(len(x), self.rows, dtype=dtype)
         if len(x):
-            filled = torch.nn.functional.pad(x, (0, 0, 0, -len(x) % 32))
-            x = filled.reshape(-1, 16, self.width // 32, 32).transpose(1, 2).contiguous()
-            threads = self._threads(len(y) * self.rows * self.width)
-            bfloat = int(dtype == torch.bfloat16)
-            self._run(self.library.prefill, x.data_ptr(), y.data_ptr(), len(y), bfloat, threads)
+            x = x.contiguous()
+            of = self.tiles.sizes
+            halves = x.new_empty((len(x) + 31) // 32 * 32, of["blocks"] * of["units"] * UNIT)
+            threads = self._threads(len(x) * self.rows * self.width)
+            how = int(dtype == torch.bfloat16), UNITS.index(unit or self.units[-1]), threads
+            self._run(self.library.prefill, x.data_ptr(), halves.data_ptr(), y.data_ptr(), len(x), *how)
         return y
 
     def multiply_unpacked(self, x: Tensor, weights_at_once: int = 1 << 20) -> Tensor:
