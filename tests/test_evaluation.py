@@ -55,16 +55,23 @@ def bar(store: Store, line: Line) -> EvaluationBar:
 def test_only_what_keeps_no_shipped_figures_is_offered(store: Store) -> None:
     assert {value for _, value in choices_of(store)} == {"mine", "other"}
     made = bar(store, Line())
-    offered = made.offer(Selection(run="other"))[made.chosen]
-    assert offered.value == ["other"]
-    assert made.offer(Selection(run="sab"))[made.chosen].value == []
+
+    def chosen(run: str, offered: str | None, before: object) -> object:
+        return made.offer(Selection(run=run), offered, before)[made.chosen].get("value", "as it was")
+
+    assert chosen("other", None, []) == ["other"]
+    assert chosen("sab", "other", ["other"]) == []
+    assert chosen("other", "other", ["mine"]) == "as it was"  # a visitor's own choice stays
+    assert chosen("other", "other", ["mine", "deleted"]) == ["mine"]
+    assert chosen("other", "other", "forged") == []
+    assert made.offer(Selection(run="other"), None, [])[made.offered] == "other"
 
 
 def test_a_page_without_runs_of_its_own_says_what_to_do(tmp_path: Path) -> None:
     made = bar(Store(None, [tmp_path]), Line())
-    offered = made.offer(Selection(run="sab"))[made.chosen]
-    assert offered.info == NONE_TO_ASK
-    assert not offered.interactive
+    offered = made.offer(Selection(run="sab"), None, [])[made.chosen]
+    assert offered["info"] == NONE_TO_ASK
+    assert not offered["interactive"]
     assert made.begin(["sab"], 50) == {made.said: NONE_TO_ASK}
 
 

@@ -68,6 +68,28 @@ def test_inputs_keep_their_type(dtype: torch.dtype, mode: str) -> None:
         assert (found.float() - want).norm() / want.norm() < 0.03
 
 
+@needs_c
+@pytest.mark.parametrize(
+    ("path", "units", "mode", "dtype", "ways"),
+    [
+        ("avx2", (), "exact", torch.float32, {1: "look up", 31: "look up", 32: "unpack"}),
+        ("avx2", (), "fast", torch.bfloat16, {63: "look up", 64: "unpack"}),
+        ("avx512", (), "fast", torch.bfloat16, {31: "look up", 32: "unpack"}),
+        ("avx512vnni", ("vectors",), "exact", torch.float32, {31: "look up", 32: "unpack"}),
+        ("avx512vnni", ("vectors",), "exact", torch.bfloat16, {5: "look up", 6: "bfloat16"}),
+        ("avx512vnni", ("vectors",), "fast", torch.float32, {15: "look up", 16: "bfloat16"}),
+        ("avx512vnni", cpu.UNITS, "fast", torch.float32, {7: "look up", 8: "bfloat16"}),
+    ],
+)
+def test_the_way_follows_tokens_mode_and_processor(
+    path: str, units: tuple[str, ...], mode: str, dtype: torch.dtype, ways: dict[int, str]
+) -> None:
+    linear = PackedLinear(codes_of("sab", 16, 128, block_size=128), mode=mode)
+    weight = linear._arranged()
+    weight.library = replace(weight.library, path=path, units=units)
+    assert {tokens: linear._way(tokens, dtype) for tokens in ways} == ways
+
+
 def test_casts_leave_codes_and_scales_alone() -> None:
     linear = PackedLinear(codes_of("sab", 21, 70, block_size=32), torch.randn(21))
     x = torch.randn(2, 70)

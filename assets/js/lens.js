@@ -6,10 +6,12 @@
   "use strict";
   if (window.SabLens) return;
 
+  const FIRST_TAB = "explore"; // what gradio opens by itself
   const listeners = new Set();
   const keys = [];
   const colours = new Map();
   let becomeReady;
+  let early = ""; // the tab that was opened before the server had read the URL
   let plotly = null;
 
   const lens = {
@@ -155,7 +157,8 @@
 
     /** Called by the tabs when a person switches. */
     tabShown(name) {
-      if (lens.state.tab !== undefined && lens.state.tab !== name) {
+      if (lens.state.tab === undefined) early = name;
+      else if (lens.state.tab !== name) {
         lens.state = { ...lens.state, tab: name };
         writeUrl(true);
         stateChanged();
@@ -304,6 +307,7 @@
       lens.ranges = value.ranges;
       const first = lens.state.tab === undefined; // then the server has just read the URL itself
       lens.state = { ...selection };
+      if (first && early && early !== FIRST_TAB) lens.state.tab = early;
       model.textContent = lens.model;
       choose.replaceChildren(...lens.runs.map((run) => make("option", { value: run.id }, run.name + (run.finished ? "" : " (unfinished)"))));
       if (!lens.runs.length) choose.replaceChildren(make("option", { value: "" }, "no run yet"));
@@ -311,8 +315,10 @@
       message.hidden = !value.message;
       message.replaceChildren(value.message || "", iconButton("close", "Dismiss", () => { message.hidden = true; }));
       drawFacts();
-      if (first) history.replaceState({ ...lens.state }, "", lens.link()); // what the back button returns to
-      else { writeUrl(false); if (changed.length) stateChanged(); }
+      if (first) {
+        history.replaceState({ ...lens.state }, "", lens.link()); // what the back button returns to
+        showTab();
+      } else { writeUrl(false); if (changed.length) stateChanged(); }
       becomeReady();
       tell([...changed, "runs"]);
     }

@@ -216,6 +216,26 @@ def test_the_link_restores_everything_in_another_browser(visitor: Visitor, anoth
     assert another_visitor.errors == []
 
 
+@pytest.mark.parametrize(("query", "chosen"), [("", "chat"), ("?tab=learn", "chat"), ("?tab=learn", None)])
+def test_a_tab_that_is_opened_before_the_server_has_answered_stays_open(
+    visitor: Visitor, query: str, chosen: str | None
+) -> None:
+    page = visitor.page
+    with visitor.slow():
+        page.goto(visitor.url + query)
+        page.wait_for_function("window.SabLens")
+        page.wait_for_selector("#sab-tabs [role=tab]")
+        page.wait_for_timeout(500)
+        if chosen:
+            page.get_by_role("tab", name=chosen.title()).click()
+        assert page.evaluate("SabLens.state.tab") is None
+    shown = chosen or "learn"
+    page.wait_for_function("(tab) => SabLens.state.tab === tab", arg=shown)
+    page.wait_for_selector(f"#sab-tab-{shown}-button[aria-selected=true]")
+    assert f"tab={shown}" in page.url
+    assert visitor.errors == []
+
+
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [

@@ -147,5 +147,7 @@ def build(store: Store, shared: Shared) -> None:
         button.click(partial(export, kind), None, [file, bar.said], **at_once).then(None, js=fetch)
     shipped = [section, title, ranked, front, apart, words, paper, labels_section, labels_said, lost, falls]
     on_selection(store, "benchmark", lambda selection: draw(), [], drawn, **at_once)
-    on_selection(store, "benchmark", bar.offer, [], [bar.chosen], **at_once)
+    on_selection(
+        store, "benchmark", bar.offer, [bar.offered, bar.chosen], [bar.chosen, bar.offered], **at_once
+    )
     on_selection(store, "benchmark", lambda selection: draw_shipped(), [], shipped, **at_once)

@@ -58,6 +58,7 @@ class EvaluationBar:
         self.said = notice("benchmark-notice")
         self.card = progress_card("benchmark-progress")
         self.mine = memory("evaluation")  # the ids of the jobs, with commas between
+        self.offered = gr.State(None)  # the run of the page that was offered last
 
     def listen(self, draw: Callable[[], dict[Any, Any]], drawn: Sequence[Any], quiet: dict[str, Any]) -> None:
         """Wire the events; `draw` fills the outputs `drawn` with what evaluations have found by then."""
@@ -77,15 +78,19 @@ class EvaluationBar:
         self.stop.click(self.halt, self.mine, None, **at_once)
         self.mine.select(**followed)
 
-    def offer(self, selection: Selection) -> dict[Any, Any]:
-        """What may be asked now: the run of the page, where that is one's own, is chosen."""
+    def offer(self, selection: Selection, offered: str | None, chosen: object) -> dict[Any, Any]:
+        """What may be asked now. The run of the page, where that is one's own, is chosen when it becomes that; what a
+        visitor has chosen stays otherwise, but for runs that are gone."""
         choices = choices_of(self.store)
         known = [value for _, value in choices]
-        value = [selection.run] if selection.run in known else []
+        update: dict[str, Any] = {"choices": choices, "interactive": bool(choices)}
+        kept = [each for each in chosen if each in known] if isinstance(chosen, list) else []
+        if selection.run != offered:
+            update["value"] = [selection.run] if selection.run in known else []
+        elif kept != chosen:
+            update["value"] = kept
         info = "your own runs, one or several" if choices else NONE_TO_ASK
-        return {
-            self.chosen: gr.Dropdown(choices, value=value, multiselect=True, info=info, interactive=bool(choices)),
-        }
+        return {self.chosen: gr.update(info=info, **update), self.offered: selection.run}
 
     def begin(self, chosen: object, asked: object) -> dict[Any, Any]:
         """Put one job a model into the line; what does not fit any more is said."""

@@ -44,7 +44,7 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
         selection = selection_source()
         if chooser is not None:
             chooser.build()
-        with gr.Tabs(elem_id="sab-tabs") as tabs:
+        with gr.Tabs(elem_id="sab-tabs"):
             shared = Shared(selection=selection, header=header)
             for name, (label, build) in PAGES.items():
                 with gr.Tab(label, id=name, elem_id=f"sab-tab-{name}", elem_classes="sab-page") as tab:
@@ -57,14 +57,14 @@ def page(store: Store, chooser: Chooser | None = None) -> gr.Blocks:
                     queue=False,
                 )
 
-        def restore(request: gr.Request) -> tuple[dict[str, Any], Any]:
+        def restore(request: gr.Request) -> dict[str, Any]:
             query = dict(request.query_params)
             chosen, sentence = store.resolve(Selection.from_query(query))
             if "kind" not in query:
                 chosen = replace(chosen, kind=store.first_kind(chosen))
-            return header_value(store, chosen, sentence), gr.Tabs(selected=chosen.tab)
+            return header_value(store, chosen, sentence)
 
-        blocks.load(restore, None, [header, tabs], show_progress="hidden", queue=False, api_visibility="private")
+        blocks.load(restore, None, header, show_progress="hidden", queue=False, api_visibility="private")
     blocks.max_threads, blocks.state_session_capacity = MOST_THREADS, MOST_SESSIONS
     blocks.queue(default_concurrency_limit=4, max_size=64, api_open=False)
     return blocks
