@@ -134,7 +134,7 @@ SAME = ("model", "fingerprint", "suite", "questions", "seeds", "samples", "calib
 
 def extended(table: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
     """`table` (as `python -m sab compare` writes it) with the rows and gaps that only `earlier` has, rows of one method
-    together. Raises SabError unless both asked the same model the same questions in the same setting."""
+    together, from many bits to few. Raises SabError unless both asked one model the same questions in one setting."""
     other = [name for name in SAME if earlier.get(name) != table[name]]
     if other:
         raise SabError(
@@ -144,8 +144,9 @@ def extended(table: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any
     anew = {row["entry"]: row for row in table["rows"]}
     rows = [anew.pop(row["entry"], row) for row in earlier["rows"]]
     for row in anew.values():
-        beside = [place for place, each in enumerate(rows) if each["method"] == row["method"]]
-        rows.insert(beside[-1] + 1 if beside else len(rows), row)
+        same = [place for place, each in enumerate(rows) if each["method"] == row["method"]]
+        larger = [place for place in same if rows[place]["bits_all_in"] >= row["bits_all_in"]]
+        rows.insert(larger[-1] + 1 if larger else same[0] if same else len(rows), row)
     measured = {entry["first"] for entry in table["gaps"]}
     gaps = [entry for entry in earlier["gaps"] if entry["first"] not in measured] + table["gaps"]
     return {**table, "rows": rows, "gaps": gaps}
@@ -239,10 +240,7 @@ def _row(
         "accuracy_by_seed": [entry["accuracy"]["overall"] for entry in figures],
         "interval": interval,
         "counts": first["counts"],
-        "blank_picture": {
-            **first["blank_picture"],
-            "accuracy": _average([entry["blank_picture"]["accuracy"] for entry in figures]),
-        },
+        "blank_picture": _blank([entry["blank_picture"] for entry in figures]),
         "perplexity": float(np.mean([entry["perplexity"] for entry in figures])),
         "tokens_per_second": float(np.mean([entry["tokens_per_second"] for entry in figures])),
         "divergence": {
@@ -254,6 +252,14 @@ def _row(
         "agreement": float(np.mean(same)),
         "suite": first["suite"],
     }
+
+
+def _blank(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The control over seeds. Its single answers are not kept: the interval is Wilson's at the mean, as of one seed, so
+    that it is rather too wide."""
+    counts, accuracy = figures[0]["counts"], _average([entry["accuracy"] for entry in figures])
+    interval = {name: list(evaluate.wilson(share * counts[name], counts[name])) for name, share in accuracy.items()}
+    return {**figures[0], "accuracy": accuracy, "interval": interval}
 
 
 def _average(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:

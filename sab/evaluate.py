@@ -205,8 +205,8 @@ def agreement(a: Sequence[str], b: Sequence[str]) -> float:
     return sum(left == right for left, right in pairs) / len(pairs)
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share `right / count`; SabError for count 0 (nothing was measured)."""
+def wilson(right: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share `right / count` (`right` may be a mean over runs); SabError for count 0."""
     if count < 1 or not 0 <= right <= count:
         raise SabError(f"{right} of {count} is not a share; count at least one question.")
     share = right / count

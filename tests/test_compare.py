@@ -85,6 +85,9 @@ def test_a_comparison_has_a_row_per_entry_and_goes_on_where_it_stopped(
         *("arb-rc-cgb", "arb-rc-cgb-seed1"),
         *("xnor", "xnor-seed1"),
     }
+    for name, share in row["blank_picture"]["accuracy"].items():
+        low, high = row["blank_picture"]["interval"][name]
+        assert low <= share <= high
     Run.open(tmp_path / "xnor").verify()
     stored = json.loads((tmp_path / "xnor" / "answers.json").read_text())
     assert len(stored["answers"]) == len(stored["correct"]) == len(stored["kl"]) == 8
@@ -99,17 +102,22 @@ def test_a_comparison_has_a_row_per_entry_and_goes_on_where_it_stopped(
 
 
 def table(*entries: str, **other: object) -> dict[str, Any]:
-    rows = [{"entry": entry, "method": entry.split("@")[0], "seconds": float(len(other))} for entry in entries]
+    named = {entry: entry.partition("@") for entry in entries}
+    rows = [
+        {"entry": entry, "method": method, "bits_all_in": float(bits or 2.9), "seconds": float(len(other))}
+        for entry, (method, _, bits) in named.items()
+    ]
     gaps = [{"first": entry} for entry in entries if entry != "full"]
     return {**dict.fromkeys(compare.SAME, "same"), "rows": rows, "gaps": gaps, **other}
 
 
 def test_a_table_takes_over_the_rows_of_methods_that_were_not_asked_for(tmp_path: Path) -> None:
     earlier = table("full", "sab", "sab-h", "xnor")
-    found = compare.extended(table("full", "sab-h", "sab-h@2.5", "billm", seen=True), earlier)
-    assert [row["entry"] for row in found["rows"]] == ["full", "sab", "sab-h", "sab-h@2.5", "xnor", "billm"]
-    assert [row["seconds"] for row in found["rows"]] == [1, 0, 1, 1, 0, 1]  # what was asked for again is the new one
-    assert [entry["first"] for entry in found["gaps"]] == ["sab", "xnor", "sab-h", "sab-h@2.5", "billm"]
+    asked_now = ("full", "sab-h", "sab-h@2.5", "sab-h@3", "billm")
+    found = compare.extended(table(*asked_now, seen=True), earlier)
+    assert [row["entry"] for row in found["rows"]] == ["full", "sab", "sab-h@3", "sab-h", "sab-h@2.5", "xnor", "billm"]
+    assert [row["seconds"] for row in found["rows"]] == [1, 0, 1, 1, 1, 0, 1]  # what was asked for again is the new one
+    assert [entry["first"] for entry in found["gaps"]] == ["sab", "xnor", *asked_now[1:]]
     with pytest.raises(SabError, match="other seeds"):
         compare.extended(table("sab", seeds=2), earlier)
     path = tmp_path / "table.json"
@@ -121,6 +129,13 @@ def test_a_table_takes_over_the_rows_of_methods_that_were_not_asked_for(tmp_path
         compare.read_table(tmp_path / "nowhere.json")
     path.write_text(json.dumps(earlier))
     assert compare.read_table(path) == earlier
+
+
+def test_an_interval_over_seeds_holds_the_mean_of_the_seeds() -> None:
+    seeds = [{"accuracy": {"overall": share}, "counts": {"overall": 125}, "interval": {}} for share in (0.0, 0.2, 0.1)]
+    found = compare._blank(seeds)
+    assert found["accuracy"] == {"overall": pytest.approx(0.1)}
+    assert found["interval"]["overall"] == pytest.approx(list(evaluate.wilson(12.5, 125)))
 
 
 def test_the_shipped_table_names_runs_and_no_places() -> None:
