@@ -27,6 +27,7 @@ from sab.stack import Columns, Stack
 PERCENTILES = (0.10, 0.90, 81)
 TABLE_CELLS = 1 << 18  # size of a chunk of prefix tables: small enough for a CPU's cache
 TABLE_CELLS_CUDA = 1 << 26
+BREAK_CELLS = 1 << 15  # rows times break-points of a chunk, as small for the same reason
 NONE = -1.0  # stands for a column that is filled up: below every saliency
 
 Below = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -141,9 +142,18 @@ def best_break_point(saliency: Tensor, order: int, columns: Columns, zeros: Sequ
     values = _sorted(saliency).double().clamp_min_(0.0)  # what is filled up stands in front and adds nothing
     ends = zip(stack.rows, columns.widths, strict=True)  # front [n, 1]: how much of a row is filled up
     front = torch.cat([values.new_full((rows, 1), saliency.shape[1] - width) for rows, width in ends])
+    each = stack.spread(points.double()).expand(len(values), -1)
+    rows = max(1, (TABLE_CELLS_CUDA if saliency.is_cuda else BREAK_CELLS) // points.shape[1])
+    chunks = zip(values.split(rows), front.split(rows), each.split(rows), strict=True)
+    energy = torch.cat([_energy_per_point(*chunk, order) for chunk in chunks])
+    return points.gather(1, stack.sums(energy).argmax(1, keepdim=True))[:, 0]
+
+
+def _energy_per_point(values: Tensor, front: Tensor, points: Tensor, order: int) -> Tensor:
+    """Energy explained by fits of this order below and above each of the `points` [n, p], for rows of sorted `values`
+    [n, w] with `front` [n, 1] that do not count: `[n, p]` float64."""
     prefix = torch.nn.functional.pad(values, (1, 0)).cumsum(-1)
-    each = stack.spread(points.double()).expand(len(values), -1).contiguous()
-    cut = torch.searchsorted(values, each, right=True)  # [n, p]
+    cut = torch.searchsorted(values, points.contiguous(), right=True)  # [n, p]
     at_cut, whole = prefix.gather(-1, cut), prefix[:, -1:]
     number = cut.double()  # a float where it is reckoned with: mixed with integers, arithmetic is not vectorised
 
@@ -157,7 +167,7 @@ def best_break_point(saliency: Tensor, order: int, columns: Columns, zeros: Sequ
 
     energy = explained_energy(number - front, at_cut, below_low, order)
     energy += explained_energy(values.shape[1] - number, whole - at_cut, below_high, order)
-    return points.gather(1, stack.sums(energy).argmax(1, keepdim=True))[:, 0]
+    return energy
 
 
 def explained_energy(size: Tensor, total: Tensor, below: Below, order: int) -> Tensor:
