@@ -364,7 +364,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     from tempfile import TemporaryDirectory
 
     from sab.binarizers import METHODS
-    from sab.compare import compare, extended, read_table
+    from sab.compare import CONTROL, check_same, compare, extended, identity_of, read_table
 
     entries = [entry.strip() for entry in options.methods.split(",") if entry.strip()]
     if not entries:
@@ -375,6 +375,21 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     asked = asked_questions(options)
     earlier = read_table(options.extend) if options.extend is not None else None
     full = load_dense(options, options.model)
+    shared = _recipe(options, CONTROL)
+    head = {
+        "model": options.model or "embedded",
+        "fingerprint": full.fingerprint,
+        "suite": options.suite,
+        "questions": len(asked),
+        "identity": identity_of(asked),
+        "seeds": options.seeds,
+        "samples": shared.samples,
+        "calibration": shared.calibration,
+        "recipe": {name: value for name, value in shared.to_json().items() if name not in ("model", "method")},
+        "literature": options.literature,
+    }
+    if earlier is not None:
+        check_same(head, earlier)
     progress = Progress()
     with ExitStack() as stack:
         where = options.out or Path(stack.enter_context(TemporaryDirectory(prefix="sab-compare-")))
@@ -404,18 +419,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             f"{entry['first']} against {entry['second']}: {100 * entry['accuracy']['value']:+.1f} points "
             f"({100 * low:+.1f} to {100 * high:+.1f}), KL {entry['kl']['value']:+.4f}"
         )
-    result = {
-        "model": options.model or "embedded",
-        "fingerprint": full.fingerprint,
-        "suite": options.suite,
-        "questions": len(asked),
-        "seeds": options.seeds,
-        "samples": options.samples,
-        "calibration": next((recipe.calibration for recipe in recipes.values()), None),
-        "literature": options.literature,
-        "rows": rows,
-        "gaps": found["gaps"],
-    }
+    result = {**head, "rows": rows, "gaps": found["gaps"]}
     if earlier is not None:
         result = extended(result, earlier)
     if options.table is not None:

@@ -2,8 +2,8 @@
 
 A method is run and evaluated once per calibration seed. What a seed changes and which questions were asked are two
 sources of chance: accuracy is averaged over the seeds per question first, and the interval is that of the mean over
-questions, `mean ± 1.96 sd / sqrt(questions)` (Wilson's where there is one seed). Gaps between two methods are
-paired, question by question, so that questions that are hard for both take no part in their interval.
+questions, `mean ± 1.96 sd / sqrt(questions)` (Wilson's where there is one seed, or all questions agree). Gaps between
+two methods are paired, question by question, so that questions that are hard for both take no part in their interval.
 
 Every cell of the table is a run directory with its evaluation, answer by answer; a comparison that was stopped
 goes on with what is missing.
@@ -129,38 +129,56 @@ def compare(
     return {"rows": rows, "gaps": gaps}
 
 
-SAME = ("model", "fingerprint", "suite", "questions", "seeds", "samples", "calibration", "literature")
+SAME = ("model", "fingerprint", "suite", "questions", "identity", "seeds", "recipe", "literature")
+
+
+def check_same(head: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
+    """SabError unless an earlier table has the `head` of this one: both ask the same model the same questions
+    (`identity`) in the same setting (`recipe`: what its entries share)."""
+    for name in SAME:
+        here, there = head[name], earlier.get(name)
+        if isinstance(here, dict) and isinstance(there, dict) and here != there:
+            name = next(key for key in {**here, **there} if here.get(key) != there.get(key))
+            here, there = here.get(name), there.get(name)
+        if here != there:
+            raise SabError(
+                f"The earlier table was made with other {name} ({str(there)[:60]} instead of {str(here)[:60]}): "
+                "compare in the same setting, or leave --extend out."
+            )
 
 
 def extended(table: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """`table` (as `python -m sab compare` writes it) with the rows and gaps that only `earlier` has, rows of one method
-    together, from many bits to few. Raises SabError unless both asked one model the same questions in one setting."""
-    other = [name for name in SAME if earlier.get(name) != table[name]]
-    if other:
-        raise SabError(
-            f"The earlier table was made with other {other[0]} ({str(earlier.get(other[0]))[:80]} instead of "
-            f"{str(table[other[0]])[:80]}): compare in the same setting, or leave --extend out."
-        )
+    """`table` (as `python -m sab compare` writes it) with the rows that only `earlier` has, of the same head, rows of
+    one method together, from many bits to few; and with its gaps, but for those of which one side has other figures
+    now."""
+    before = {row["entry"]: row for row in earlier["rows"]}
     anew = {row["entry"]: row for row in table["rows"]}
+    same = {name for name, row in before.items() if _figures(anew.get(name, row)) == _figures(row)}
+    same -= {entry["first"] for entry in table["gaps"]}
+    gaps = [entry for entry in earlier["gaps"] if entry["first"] in same and entry["second"] in same]
     rows = [anew.pop(row["entry"], row) for row in earlier["rows"]]
     for row in anew.values():
-        same = [place for place, each in enumerate(rows) if each["method"] == row["method"]]
-        larger = [place for place in same if rows[place]["bits_all_in"] >= row["bits_all_in"]]
-        rows.insert(larger[-1] + 1 if larger else same[0] if same else len(rows), row)
-    measured = {entry["first"] for entry in table["gaps"]}
-    gaps = [entry for entry in earlier["gaps"] if entry["first"] not in measured] + table["gaps"]
-    return {**table, "rows": rows, "gaps": gaps}
+        beside = [place for place, each in enumerate(rows) if each["method"] == row["method"]]
+        larger = [place for place in beside if rows[place]["bits_all_in"] >= row["bits_all_in"]]
+        rows.insert(larger[-1] + 1 if larger else beside[0] if beside else len(rows), row)
+    return {**table, "rows": rows, "gaps": gaps + table["gaps"]}
+
+
+def _figures(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a gap is made from, of one row."""
+    return row.get("accuracy_by_seed"), row.get("divergence")
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """A table that a comparison has written. Raises SabError where the file is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if {row["entry"] for row in found["rows"]} and isinstance(found["gaps"], list):
+        whole = [all(name in row for name in ("entry", "method", "bits_all_in")) for row in found["rows"]]
+        if whole and all(whole) and all("first" in entry and "second" in entry for entry in found["gaps"]):
             return dict(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SabError(f"{path} is no table of a comparison: name a file that compare --table has written.") from error
-    raise SabError(f"{path} is a table without rows: name a file that compare --table has written.")
+    raise SabError(f"{path} is no whole table: name a file that compare --table has written.")
 
 
 def identity_of(questions: Iterable[Ask]) -> str:
@@ -217,7 +235,7 @@ def _row(
     interval = figures[0]["interval"]
     if len(cells) > 1:
         places = {group: [i for i, q in enumerate(questions) if group in ("overall", q.category)] for group in accuracy}
-        interval = {group: list(_clip(_mean_interval(correct[inside])[1:])) for group, inside in places.items()}
+        interval = {group: _interval(correct[inside]) for group, inside in places.items()}
     kl, low, high = _mean_interval(np.mean([found.kl for found in asked], 0))
     first = figures[0]
     same = [evaluate.agreement(found.answers, reference.answers) for found in asked]
@@ -259,15 +277,20 @@ def _blank(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     that it is rather too wide."""
     counts, accuracy = figures[0]["counts"], _average([entry["accuracy"] for entry in figures])
     interval = {name: list(evaluate.wilson(share * counts[name], counts[name])) for name, share in accuracy.items()}
-    return {**figures[0], "accuracy": accuracy, "interval": interval}
+    return {"accuracy": accuracy, "counts": counts, "interval": interval}
+
+
+def _interval(correct: Any) -> list[float]:
+    """95 % interval of the mean of `correct` [questions], shares over seeds; Wilson's where all questions agree, of
+    which the other would say that nothing is uncertain."""
+    if np.ptp(correct) == 0:
+        return list(evaluate.wilson(float(np.sum(correct)), len(correct)))
+    _, low, high = _mean_interval(correct)
+    return [max(0.0, low), min(1.0, high)]
 
 
 def _average(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([entry[key] for entry in entries])) for key in entries[0]}
-
-
-def _clip(ends: tuple[float, float]) -> tuple[float, float]:
-    return max(0.0, ends[0]), min(1.0, ends[1])
 
 
 def _kept(directory: Path, identity: str, controls: set[str]) -> Asked | None:

@@ -351,6 +351,12 @@ class _Work:
                 f"{report.name}: its Hessian took a damping of {report.damping_used:g} instead of "
                 f"{self.recipe.damping:g} to become positive definite; the reports tell of any other linear.",
             )
+        if self.recipe.bits is not None and report.bits_all_in > self.recipe.bits:
+            self._say_once(
+                "budget",
+                f"{report.name}: {report.bits_all_in:.2f} bits a weight are the fewest that this format stores in a "
+                f"layer of its size, more than the budget of {self.recipe.bits:g}; the same may hold for others.",
+            )
         if report.switched_off is not None and METHODS[self.recipe.method].uses_significance:
             self._say_once(report.switched_off, f"{report.name}: {report.switched_off}; the same may hold for others.")
 

@@ -107,21 +107,32 @@ def table(*entries: str, **other: object) -> dict[str, Any]:
         {"entry": entry, "method": method, "bits_all_in": float(bits or 2.9), "seconds": float(len(other))}
         for entry, (method, _, bits) in named.items()
     ]
-    gaps = [{"first": entry} for entry in entries if entry != "full"]
+    gaps = [{"first": entry, "second": "full"} for entry in entries if entry != "full"]
     return {**dict.fromkeys(compare.SAME, "same"), "rows": rows, "gaps": gaps, **other}
 
 
-def test_a_table_takes_over_the_rows_of_methods_that_were_not_asked_for(tmp_path: Path) -> None:
+def test_a_table_takes_over_the_rows_of_methods_that_were_not_asked_for() -> None:
     earlier = table("full", "sab", "sab-h", "xnor")
     asked_now = ("full", "sab-h", "sab-h@2.5", "sab-h@3", "billm")
     found = compare.extended(table(*asked_now, seen=True), earlier)
     assert [row["entry"] for row in found["rows"]] == ["full", "sab", "sab-h@3", "sab-h", "sab-h@2.5", "xnor", "billm"]
     assert [row["seconds"] for row in found["rows"]] == [1, 0, 1, 1, 1, 0, 1]  # what was asked for again is the new one
     assert [entry["first"] for entry in found["gaps"]] == ["sab", "xnor", *asked_now[1:]]
-    with pytest.raises(SabError, match="other seeds"):
-        compare.extended(table("sab", seeds=2), earlier)
+    moved = table("full", "sab-h@2.5")
+    moved["rows"][0]["accuracy_by_seed"] = [0.5]
+    assert [entry["first"] for entry in compare.extended(moved, earlier)["gaps"]] == ["sab-h@2.5"]
+
+
+def test_an_earlier_table_is_of_the_same_setting_and_whole(tmp_path: Path) -> None:
+    setting = {"recipe": {"seed": 0, "damping": 0.01}}
+    earlier = table("full", "sab", **setting)
+    compare.check_same(table("xnor", **setting), earlier)
+    others = (setting | {"seeds": 2}, {"recipe": {"seed": 7, "damping": 0.01}}, {})
+    for other, named in zip(others, ("seeds", "seed", "recipe"), strict=True):
+        with pytest.raises(SabError, match=f"other {named} "):
+            compare.check_same(table("sab", **other), earlier)
     path = tmp_path / "table.json"
-    for text in ("", "{}", '{"rows": [], "gaps": []}', '{"rows": 3}', "[]"):
+    for text in ("", "{}", '{"rows": [], "gaps": []}', '{"rows": [{"entry": "sab"}], "gaps": []}', '{"rows": 3}', "[]"):
         path.write_text(text)
         with pytest.raises(SabError, match="table"):
             compare.read_table(path)
@@ -131,11 +142,27 @@ def test_a_table_takes_over_the_rows_of_methods_that_were_not_asked_for(tmp_path
     assert compare.read_table(path) == earlier
 
 
+def test_a_comparison_is_extended_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "table.json"
+    common = ["compare", "--limit", "8", "--samples", "2", "--linears", QUICK.linears[0]]  # type: ignore[index]
+    assert cli.main([*common, "--methods", "full,xnor", "--table", str(path)]) == 0
+    extending = [*common, "--methods", "full,rtn2", "--extend", str(path), "--table", str(path)]
+    assert cli.main(extending) == 0
+    assert [row["entry"] for row in json.loads(path.read_text())["rows"]] == ["full", "xnor", "rtn2"]
+    before = path.read_text()
+    assert cli.main([*extending, "--damping", "0.5"]) != 0
+    assert "other damping" in capsys.readouterr().err
+    assert path.read_text() == before
+
+
 def test_an_interval_over_seeds_holds_the_mean_of_the_seeds() -> None:
     seeds = [{"accuracy": {"overall": share}, "counts": {"overall": 125}, "interval": {}} for share in (0.0, 0.2, 0.1)]
     found = compare._blank(seeds)
     assert found["accuracy"] == {"overall": pytest.approx(0.1)}
     assert found["interval"]["overall"] == pytest.approx(list(evaluate.wilson(12.5, 125)))
+    assert compare._interval(np.ones(125)) == list(evaluate.wilson(125, 125))  # of all questions, not of all there are
+    low, high = compare._interval(np.array([1.0, 1.0, 1.0, 0.5]))
+    assert low < 0.875 < high == 1.0
 
 
 def test_the_shipped_table_names_runs_and_no_places() -> None:

@@ -1,4 +1,6 @@
+import itertools
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -391,6 +393,17 @@ def test_text_only_calibration_switches_the_map_off() -> None:
     report = next(sequential.quantize(tiny(), QUICK, samples=text))
     assert report.tokens_vision == 0
     assert report.counts["neither"] == report.weights
+
+
+def test_a_budget_that_is_too_small_is_said_once() -> None:
+    recipe = replace(QUICK, method="sab-h", search="budget", bits=1.0, iterations=1, block_size=256, refine=0)
+    with pytest.warns(UserWarning, match=r"budget of 1; ") as said:
+        reports = list(itertools.islice(sequential.quantize(tiny(), recipe, samples=dialogues(2)), 3))
+    assert all(report.bits_all_in > 1 for report in reports)
+    assert sum("budget" in str(each.message) for each in said) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*budget.*")
+        next(sequential.quantize(tiny(), replace(recipe, bits=3.9), samples=dialogues(2)))
 
 
 def test_foreign_and_damaged_directories_are_refused(whole: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def results_table(found: Sequence[Result], choose: str = "run") -> dict[str, Any
     if agreement:
         columns.append(Column("Same answer", True, "how often the whole answer is that of full precision"))
     columns.append(Column("Perplexity", True, "of the true answers, token by token"))
-    columns.append(Column("Seconds", True, "to binarize, on the machine that made the run"))
+    columns.append(Column("Fits, s", True, "seconds of the fits alone, without calibration and refinement"))
     rows = []
     for each in found:
         distance = each.stored.get("divergence") or {}
