@@ -45,8 +45,8 @@ Stored = tuple[dict[str, Tensor], dict[str, Any]]
 class PackedLinear(nn.Module):
     """`y = x W^T + bias` with W [n, m] in its codes; for inference.
 
-    `mode`: exact (float32; from 8 or 32 tokens on, W in the dtype of x, in float32 without AVX-512) or fast (see
-    `kernels.cpu`; from 8 tokens on, x and W in bfloat16 where the processor multiplies such matrices; from 32 or 64 on
+    `mode`: exact (float32; from 6, 8 or 32 tokens on, W in the dtype of x, in float32 without AVX-512) or fast (see
+    `kernels.cpu`; from 8 or 16 tokens on, x and W in bfloat16 where the processor multiplies that; from 32 or 64 on
     as in exact mode).
 
     On a CPU with a C compiler the C kernel runs, on a CUDA device with Triton its kernel (float32 sums; from 3 tokens

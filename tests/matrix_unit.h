@@ -31,13 +31,19 @@ static inline void emulated_product(int sum, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
-#undef _tile_loadconfig
 #undef _tile_release
 #define _tile_loadd(tile, from, stride) \
     do { for (int m_ = 0; m_ < 16; m_++) memcpy(emulated[tile].row[m_], (const char *)(from) + m_ * (stride), 64); } while (0)
 #define _tile_stored(tile, to, stride) \
     do { for (int m_ = 0; m_ < 16; m_++) memcpy((char *)(to) + m_ * (stride), emulated[tile].row[m_], 64); } while (0)
 #define _tile_dpbf16ps(sum, a, b) emulated_product(sum, a, b)
-#define _tile_loadconfig(tiles) ((void)(tiles))
+#define LOAD_CONFIGURATION(tiles) \
+    do { \
+        struct { unsigned char byte[64]; } seen_; \
+        __asm__ volatile("vmovdqu64 %1, %%zmm0\n\tvmovdqu64 %%zmm0, %0" : "=m"(seen_) : "m"(tiles) : "xmm0"); \
+        if (seen_.byte[0] != 1) __builtin_trap(); \
+        for (int t_ = 0; t_ < 8; t_++) \
+            if (seen_.byte[16 + 2 * t_] != 64 || seen_.byte[17 + 2 * t_] || seen_.byte[48 + t_] != 16) __builtin_trap(); \
+    } while (0)
 #define _tile_release() ((void)0)
 #define HAS_MATRIX_UNIT 1

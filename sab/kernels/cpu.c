@@ -261,10 +261,13 @@ static int arrange(const void *data, int64_t first_piece, int64_t last_piece) {
     return 0;
 }
 
+#ifndef LOAD_CONFIGURATION /* gcc 11 and 12 take _tile_loadconfig to read 8 bytes, and leave out what writes the others */
+#define LOAD_CONFIGURATION(tiles) __asm__ volatile("ldtilecfg %0" : : "m"(tiles))
+#endif
 static MATRIX void configure(void) {
     struct { uint8_t palette, row, unused[14]; uint16_t bytes[16]; uint8_t rows[16]; } tiles = {.palette = 1};
     for (int t = 0; t < 8; t++) tiles.bytes[t] = 64, tiles.rows[t] = 16;
-    _tile_loadconfig(&tiles);
+    LOAD_CONFIGURATION(tiles);
 }
 
 /* sums [8, GROUP * 16] += 8 tokens of x times two tiles. */

@@ -116,8 +116,10 @@ class Weight:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What `multiply_bfloat16` can work with here, slower first."""
-        fits = self.tiles.sizes["units"] * UNIT <= PANEL
+        """What `multiply_bfloat16` can work with here, slower first; nothing for small blocks, which it fills up."""
+        of = self.tiles.sizes
+        places = of["units"] * UNIT
+        fits = places <= PANEL and of["blocks"] * places <= 2 * self.width
         return self.library.units if self.library.path == PATHS[-1] and fits else ()
 
     def multiply(self, x: Tensor, mode: str = "exact") -> Tensor:
