@@ -255,7 +255,7 @@ def _chat_turns(row: Mapping[str, Any], with_picture: bool) -> list[Message]:
     turns: list[Message] = []
     for message in messages:
         role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise SabError(f"it has a turn of {role!r}")
         text = content if isinstance(content, str) else _joined(content)
         if with_picture:

@@ -15,8 +15,9 @@ Batches rest on the host where the model is streamed, and go to its device one a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -66,6 +67,9 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
+MOST_REFUSED = 16  # samples that are refused before any is taken
+
+
 class _Reached(Exception):
     """Ends a forward pass early; carries what was caught."""
 
@@ -93,14 +97,27 @@ def capture(
         raise SabError(f"The split {split!r} is not known; choose token or corpus.")
     tell = progress or (lambda stage, share: None)
     rows: list[Inputs] = []
+    refused: list[SabError] = []
     for place, sample in enumerate(samples):
         if place % batch_size == 0:
             tell("calibration samples", place / len(samples) / 2)
-        row = moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on)
-        answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.rests_on)
+        try:
+            row = moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on)
+            answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.rests_on)
+        except SabError as error:
+            refused.append(error)
+            if len(refused) == MOST_REFUSED and not rows:
+                raise  # it is the model, not the sample
+            continue
         row["targets"] = next_tokens(row["input_ids"], answers[None])
         row["with_picture"] = torch.full_like(row["input_ids"], int(sample.picture is not None))
         rows.append(row)
+    if not rows:
+        raise refused[0]
+    if refused:
+        warnings.warn(
+            f"{len(refused)} of {len(samples)} calibration samples are left out. The first: {refused[0]}", stacklevel=2
+        )
     batches: list[Batch] = []
     buckets = length_buckets(rows, batch_size)
     with lvlm.holding_front():
@@ -148,8 +165,11 @@ def reach_decoder(lvlm: LVLM, inputs: Inputs) -> dict[str, Any]:
 
 def picture_batches(lvlm: LVLM, samples: Sequence[Sample], batch_size: int = 16) -> list[Inputs]:
     """Model inputs of the samples that have a picture, for `reach_decoder`. SabError where none has one."""
-    pictures = (sample for sample in samples if sample.picture is not None)
-    rows = [moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on) for sample in pictures]
+    rows = []
+    for sample in samples:
+        with suppress(SabError):  # `capture` says how many are left out
+            if sample.picture is not None:
+                rows.append(moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on))
     if not rows:
         raise SabError("No calibration sample has a picture, so nothing reaches the vision tower; take more samples.")
     buckets = length_buckets(rows, batch_size)

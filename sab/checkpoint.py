@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
@@ -190,10 +191,9 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         making.replace(folder)
-    except OSError as error:
-        raise SabError(
-            f"{folder} could not be written ({error.strerror or error}); make room and try again."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SabError(f"{folder} could not be written ({reason}); make room and try again.") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
@@ -222,7 +222,7 @@ def _stored_dtype(lvlm: LVLM) -> torch.dtype:
     if lvlm.dtype != torch.float32:
         return lvlm.dtype
     try:
-        config = transformers.AutoConfig.from_pretrained(lvlm.source, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(lvlm.source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         return lvlm.dtype  # a model made in memory
     return config.dtype if config.dtype in (torch.bfloat16, torch.float16) else lvlm.dtype

@@ -23,7 +23,7 @@ from sab.cli_checkpoint import FORMS, add_checkpoint_commands, run_summary, writ
 from sab.cli_estimate import dry_run
 from sab.cli_maps import add_map_commands
 from sab.errors import LostError, SabError
-from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense
+from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, load_model
 from sab.terminal import Parser, Progress, typed
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _quantize_with(options: argparse.Namespace, progress: Progress) -> dict[str,
     if given.fingerprint not in (None, lvlm.fingerprint):
         raise SabError(f"{options.recipe} was made for other weights than those of {lvlm.source}; name their model.")
     names = chosen_linears(lvlm, recipe)
-    progress.say(f"{lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
+    progress.say(f"{recipe.model or lvlm.source}: {len(names)} linears by {recipe.method}, {recipe.samples} samples")
     if lvlm.streamed is not None:
         progress.say("streamed: the weights stay in their files, one decoder block at a time is in memory")
     shared: dict[str, Any] = {}
@@ -305,16 +305,15 @@ def _binarize(lvlm: LVLM, recipe: Recipe, directory: Path, progress: Progress, *
 
 def _open(options: argparse.Namespace, packed: bool = False) -> tuple[LVLM, Run | None]:
     """The model a command names: a model, or a run's model with the run's weights, dequantized or `packed`."""
-    from sab import models
     from sab.checkpoint import is_checkpoint
     from sab.packed import swap
     from sab.runs import Run
 
     named = Path(options.model or "")
     if options.model is None or not (named / "recipe.json").exists() or is_checkpoint(named):
-        return models.load(options.model, options.device, options.dtype), None
+        return load_model(options, options.model), None
     run = Run.open(named)
-    lvlm = models.load(run.recipe.model, options.device, options.dtype)
+    lvlm = load_model(options, run.recipe.model)
     if packed:
         swap(lvlm, run)
     else:
@@ -325,13 +324,12 @@ def _open(options: argparse.Namespace, packed: bool = False) -> tuple[LVLM, Run 
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    from sab import models
     from sab.compare import assess, identity_of
     from sab.evaluate import Reference
 
     asked = asked_questions(options)
     lvlm, run = _open(options)
-    full = Reference(models.load(run.recipe.model, options.device, options.dtype)) if run is not None else None
+    full = Reference(load_model(options, run.recipe.model)) if run is not None else None
     progress = Progress()
     found = assess(lvlm, full, asked, options.suite, options.batch_size, progress)
     figures = found.figures

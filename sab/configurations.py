@@ -15,7 +15,7 @@ from sab.processors import read_from
 
 PACKED = "sab"  # the quantization method of our own checkpoints (hf.METHOD)
 LAYERS = re.compile(r"(layers?|blocks?|depth)$")
-MOST_LAYERS = 10_000
+MOST_LAYERS = 1_000  # several times those of any model
 
 
 def configuration(source: str, revision: str | None = None) -> Any:
@@ -26,7 +26,9 @@ def configuration(source: str, revision: str | None = None) -> Any:
             f"There is no model at {source}; give a folder or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
         )
     _check_depth(read_from(source, transformers.PreTrainedConfig.get_config_dict, source, revision=revision)[0], source)
-    config = read_from(source, transformers.AutoConfig.from_pretrained, source, revision=revision)
+    config = read_from(
+        source, transformers.AutoConfig.from_pretrained, source, revision=revision, trust_remote_code=False
+    )
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise SabError(
             f"{source} is a {config.model_type} model, not one that reads pictures and text; "

@@ -10,7 +10,7 @@ from sab.runs import Run
 
 LOADING = {
     "packed": """```python
-import sab  # before loading: teaches transformers the quantizer "sab"
+import sab  # before loading: teaches transformers the quantizer "sab"; `pip install .` in the source of SAB Lens
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("{name}", dtype="auto")

@@ -13,12 +13,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,14 +28,17 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
+from sab.bounded import Halted, bounded
 from sab.configurations import configuration, without_picture_tokens
 from sab.errors import SabError
 from sab.memory import HOST, free_memory
 from sab.parts import PARTS
 from sab.processors import load_processor, read_from
-from sab.streaming import ROOM, Streamed, on_meta, open_streamed, weight_bytes
+from sab.streaming import ROOM, Streamed, check_sizes, on_meta, open_streamed, weight_bytes
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
+PLAIN_TEMPLATE = """{% for message in messages %}{% for part in message.content %}\
+{% if part.type == "image" %}{{ PICTURE }}{% else %}{{ part.text }}{% endif %}{% endfor %}{{ "\\n" }}{% endfor %}"""
 LAYOUT = ("rows", "cols", "num_patches")  # what processors say of a picture's tiles: for the text, not for the model
 PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
 FINGERPRINT_SAMPLES = 1024
@@ -224,8 +228,6 @@ class LVLM:
         Raises SabError for an empty prompt, unknown roles, or a picture the processor cannot take.
         """
         turns = checked_messages(messages)
-        if not self._chat_template:
-            raise SabError(f"{self.source} has no chat template; choose an instruction-tuned checkpoint.")
         options = {
             "chat_template": self._chat_template,
             "add_generation_prompt": turns[-1]["role"] == "user",
@@ -235,14 +237,16 @@ class LVLM:
             "sanitize_control_tokens": True,
         }
         try:
-            encoded = self.processor.apply_chat_template(_conversation(turns, picture), **options)
+            encoded = self._rendered(self.processor, _conversation(turns, picture), options)
+        except SabError:
+            raise
         except ValueError as error:
             named = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             if any(named in turn["content"] for turn in turns):
                 raise SabError(f"{named} stands for a picture in this model; write the text without it.") from error
             if picture is not None:
                 raise SabError(f"The model cannot take this picture ({error}); use another one.") from error
-            encoded = self.tokenizer.apply_chat_template(_conversation(turns, None), **options)  # PaliGemma wants one
+            encoded = self._rendered(self.tokenizer, _conversation(turns, None), options)  # PaliGemma wants one
         return self.place(dict(encoded))
 
     def place(self, inputs: Inputs) -> Inputs:
@@ -360,21 +364,40 @@ class LVLM:
 
     @property
     def _chat_template(self) -> Any:
-        return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
+        return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template or self._plain_template
+
+    @property
+    def _plain_template(self) -> str:
+        """For checkpoints that were never taught to chat: the turns as they are, a line each."""
+        picture = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        return PLAIN_TEMPLATE.replace("PICTURE", json.dumps(picture))
 
     def _template_ids(self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False) -> list[int]:
         """Ids of a conversation with one placeholder for its picture."""
         if not turns:
             return []
-        encoded = self.tokenizer.apply_chat_template(
-            _conversation(turns, picture, embed=False),
-            chat_template=self._chat_template,
-            add_generation_prompt=header,
-            tokenize=True,
-            return_dict=True,
-            sanitize_control_tokens=True,
-        )
-        return list(encoded["input_ids"])
+        options = {
+            "chat_template": self._chat_template,
+            "add_generation_prompt": header,
+            "tokenize": True,
+            "return_dict": True,
+            "sanitize_control_tokens": True,
+        }
+        return list(self._rendered(self.tokenizer, _conversation(turns, picture, embed=False), options)["input_ids"])
+
+    def _rendered(self, by: Any, conversation: Any, options: Mapping[str, Any]) -> Any:
+        """A conversation through the chat template, within a limit. SabError, in one sentence, where the template
+        refuses the conversation or does not come to an end; ValueError as the processor raises it."""
+        try:
+            return bounded(partial(by.apply_chat_template, conversation, **options))
+        except (Halted, MemoryError, RecursionError) as error:
+            raise SabError(
+                f"The chat template of {self.source} does not come to an end; get the checkpoint again, or another one."
+            ) from error
+        except ValueError:
+            raise
+        except Exception as error:  # a template is a program: whatever it may raise
+            raise SabError(f"The chat template of {self.source} refuses this conversation ({error}).") from error
 
 
 def length_buckets(rows: Sequence[Inputs], batch_size: int, max_tokens: int = 8192) -> list[list[int]]:
@@ -442,8 +465,12 @@ def load(
     processor = load_processor(source, config, revision)
     if getattr(config, "quantization_config", None):
         streamed = False  # it is small, and its linears are computed on as they are stored
-    if streamed is None:
-        streamed = weight_bytes(on_meta(config, precision)) > ROOM * free_memory(place)
+    else:
+        shapes = on_meta(config, precision)
+        check_sizes(shapes, source, revision)
+        if streamed is None:
+            streamed = weight_bytes(shapes) > ROOM * free_memory(place)
+        del shapes
     if streamed:
         model, weights = open_streamed(config, source, revision, precision, place)
         return wrap(model, processor, source, weights)

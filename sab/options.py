@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sab.errors import SabError
@@ -22,12 +24,48 @@ def add_model(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument("--dtype", help="float32, bfloat16, float16, or auto: as the checkpoint is stored")
 
 
+def load_model(options: argparse.Namespace, model: str | None, streamed: bool | None = False) -> LVLM:
+    """`models.load` as the options say; a model of the hub is downloaded first, which is shown. Where the hub does not
+    answer, what is on this machine is loaded."""
+    from sab import models
+    from sab.hub import HUB_ID
+
+    if model is not None and HUB_ID.fullmatch(model) and not Path(model).exists():
+        model = str(_downloaded(model))
+    return models.load(model, options.device, options.dtype, streamed=streamed)
+
+
+def _downloaded(repository: str) -> Path:
+    """The folder of a model of the hub."""
+    from sab import hub
+    from sab.terminal import Progress
+
+    progress = Progress()
+    try:
+        planned = hub.plan(repository)
+        hub.check_disk(planned)
+        stage = f"downloading {repository}, {hub.gigabytes(planned.missing)}"
+
+        def tell(done: int, total: int) -> None:
+            if planned.missing:
+                progress(stage, done / total)
+
+        folder = hub.fetch(planned, tell, threading.Event())
+    except SabError:
+        here = hub.on_this_machine(repository)
+        if here is None:
+            raise
+        return here
+    finally:
+        progress.end()
+    return folder
+
+
 def load_dense(options: argparse.Namespace, model: str | None, streamed: bool | None = False) -> LVLM:
     """Load a model whose weights are to be looked at; SabError for a packed checkpoint, which has none."""
-    from sab import models
     from sab.packed import packed_linears
 
-    lvlm = models.load(model, options.device, options.dtype, streamed=streamed)
+    lvlm = load_model(options, model, streamed)
     if packed_linears(lvlm.model):
         raise SabError(f"{lvlm.source} is packed already; name the full-precision model that it was made from.")
     return lvlm

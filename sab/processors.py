@@ -32,7 +32,12 @@ def read_from(source: str, reader: Any, *arguments: Any, **options: Any) -> Any:
     except SabError:
         raise
     except Exception as error:  # loaders raise a dozen kinds (OSError, JSON, safetensors, KeyError ...)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if lines and "trust_remote_code" in str(error):
+            lines = ["it needs code that comes with it, which is never run here"]
+        elif lines and lines[0].endswith(":"):  # what follows says what it is about
+            lines = [" ".join(lines[:2])]
+        reason = lines[0] if lines else type(error).__name__
         raise SabError(f"The model {source} could not be loaded ({reason}); check the name or the folder.") from error
 
 
@@ -40,13 +45,14 @@ def load_processor(source: str, config: Any, revision: str | None) -> Any:
     """The stock processor, with its PIL picture part; without its video part where torchvision is missing. SabError,
     in one sentence, for files that cannot be read."""
     stock: Any = PROCESSOR_MAPPING.get(type(config), None)
+    safely = {"trust_remote_code": False}  # said each time: where it is left out, transformers asks on the terminal
     if stock is None or (is_torchvision_available() and stock.__name__ not in OWN_STEPS):
-        processor = read_from(source, AutoProcessor.from_pretrained, source, revision=revision)
+        processor = read_from(source, AutoProcessor.from_pretrained, source, revision=revision, **safely)
     else:
         image_only: Any = image_only_class(stock)
-        processor = read_from(source, image_only.from_pretrained, source, revision=revision or "main")
+        processor = read_from(source, image_only.from_pretrained, source, revision=revision or "main", **safely)
     processor.image_processor = read_from(
-        source, AutoImageProcessor.from_pretrained, source, revision=revision, backend="pil"
+        source, AutoImageProcessor.from_pretrained, source, revision=revision, backend="pil", **safely
     )
     return processor
 

@@ -292,6 +292,14 @@ class Run:
                 manifest["files"][name] = _file_entry(self.directory / name)
         _store_manifest(self, manifest)
 
+    def withdraw(self) -> None:
+        """Take back a run that has been begun and holds nothing yet."""
+        for name in ("recipe.json", "events.jsonl"):
+            (self.directory / name).unlink(missing_ok=True)
+        for entry in self.directory.iterdir():
+            if entry.is_dir() and not any(entry.iterdir()):
+                entry.rmdir()
+
     def verify(self) -> dict[str, int]:
         """Check every file against the manifest and return sizes. SabError for the first that differs."""
         manifest = self._manifest()
@@ -411,6 +419,11 @@ def start(directory: str | Path, recipe: Recipe, lvlm: LVLM, names: Sequence[str
             )
         if run.recipe != recipe or run.fingerprint != lvlm.fingerprint or list(run.names) != list(names):
             raise SabError(f"{directory} holds a run of another recipe or model; name another directory or delete it.")
+        begun, now = run.header.get("machine", {}).get("dtype"), str(lvlm.dtype).removeprefix("torch.")
+        if begun not in (None, now) and not run.finished:
+            raise SabError(
+                f"{directory} was begun in {begun}, not in {now}: go on with --dtype {begun} or name another directory."
+            )
         if any(run.header.get(key) != header[key] for key in ("versions", "machine")) and not run.finished:
             warnings.warn(
                 f"{directory} was begun with other versions, threads, processes or hardware; "

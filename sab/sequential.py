@@ -108,11 +108,7 @@ def quantize(
     prepare = partial(_tell_unless_stopped, stop, tell)
     known = calibrated
     if known is None:
-        chosen = (
-            samples
-            if samples is not None
-            else calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
-        )
+        chosen = samples if samples is not None else _chosen(run, recipe)
         known = Calibrated(lvlm, chosen, recipe.split, progress=prepare, fallback=fallback)
     drawn = calibration.as_set(known.samples)
     distributed.check_alike("calibration samples", drawn.fingerprint)
@@ -364,6 +360,17 @@ class _Work:
         if key not in self.said:
             self.said.add(key)
             warnings.warn(text, stacklevel=2)
+
+
+def _chosen(run: Run | None, recipe: Recipe) -> Sequence[Sample]:
+    """The samples of the recipe's source. Where there are none, a run that has just been begun leaves nothing behind,
+    so that its directory can be named again with another source."""
+    try:
+        return calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
+    except SabError:
+        if run is not None and not run.reports and "calibration" not in run.header:
+            run.withdraw()
+        raise
 
 
 def _all_maps(

@@ -11,7 +11,6 @@ closed after it, so that its pages do not stay in memory.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +29,9 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from sab.errors import SabError
 from sab.memory import give_back
+from sab.processors import read_from
 
+MOST_TIMES, SMALL = 8, 1 << 30  # by how much memory may exceed files: float32 of 8 bits, what is tied, and buffers
 ROOM = 0.6  # share of the free memory that weights may take; Hessians and activations need the rest
 
 
@@ -144,11 +145,30 @@ def open_streamed(
 
 
 def on_meta(config: Any, dtype: torch.dtype) -> Any:
-    """The model of a configuration on the meta device: shapes, and no memory."""
-    with torch.device("meta"):
-        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    model.tie_weights()
-    return model
+    """The model of a configuration on the meta device: shapes, and no memory. SabError, in one sentence, for one that
+    transformers cannot build."""
+
+    def build() -> Any:
+        with torch.device("meta"):
+            made = transformers.AutoModelForImageTextToText.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+        made.tie_weights()
+        return made
+
+    return read_from(str(config.name_or_path or config.model_type), build)
+
+
+def check_sizes(model: nn.Module, source: str, revision: str | None) -> None:
+    """SabError for a model (`on_meta`) that would take far more memory than its weights have in their files: then its
+    configuration is another's, or made to fill the memory."""
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    wanted, held = weight_bytes(model) + buffers, sum(file.stat().st_size for file in _files(source, revision))
+    if wanted > MOST_TIMES * held + SMALL:
+        raise SabError(
+            f"The configuration of {source} asks for {wanted / 1e9:,.0f} GB where its files hold {held / 1e9:,.2f}; "
+            "get the checkpoint again."
+        )
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -174,8 +194,8 @@ def _files(source: str, revision: str | None) -> list[Path]:
         index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **options)
         if index is not None:
             return [Path(file) for file in get_checkpoint_shard_files(source, index, revision=revision)[0]]
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SabError(f"The model {source} could not be read ({reason}); check the name or the folder.") from error
     raise SabError(f"{source} holds no safetensors weights; name a checkpoint that has them.")
 

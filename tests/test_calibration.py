@@ -181,6 +181,7 @@ USELESS: dict[str, tuple[Any, str]] = {
     "number": ({"messages": [{"role": "user", "content": 4}]}, "neither a text nor"),
     "no answer": ({"messages": [{"role": "user", "content": "Why?"}]}, "in turn"),
     "answer first": ({"messages": [{"role": "assistant", "content": "So."}] * 2}, "in turn"),
+    "strange role": ({"messages": [{"role": ["user"], "content": "Why?"}]}, "a turn of"),
     "empty": ({"question": "Why?", "messages": talk()["messages"] + [{"role": "user", "content": " "}]}, "is empty"),
     "long": ({"question": "Why?", "answer": "So. " * 10_000}, "longer than"),
     "two": (talk(images=["a.png", "a.png"]), "several pictures"),

@@ -249,6 +249,18 @@ def test_the_fisher_diagonal_is_the_one_of_whole_backward_passes() -> None:
         torch.testing.assert_close(found, sums[modality].detach() / tokens[modality], rtol=1e-3, atol=1e-9)
 
 
+def test_samples_that_the_model_refuses_are_left_out_and_counted() -> None:
+    lvlm = tiny()
+    good = dialogues(4)
+    bad = replace(good[0], messages=[{"role": "user", "content": " "}])
+    with pytest.warns(UserWarning, match="1 of 5 calibration samples are left out"):
+        found = capture.capture(lvlm, [*good[:2], bad, *good[2:]])
+    alone = capture.capture(lvlm, good)
+    assert sum(int(batch.language.sum()) for batch in found) == sum(int(batch.language.sum()) for batch in alone)
+    with pytest.raises(SabError):
+        capture.capture(lvlm, [bad, bad])
+
+
 def test_captures_without_samples_or_with_unknown_splits_are_refused() -> None:
     lvlm = tiny()
     with pytest.raises(SabError, match="no calibration samples"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
@@ -316,13 +317,15 @@ def test_a_failing_export_leaves_nothing_and_a_second_one_replaces_the_first(
     (folder / "model.safetensors").write_bytes(b"damaged")
     with monkeypatch.context() as patch:
 
-        def full(*arguments: Any, **named: Any) -> None:
-            raise OSError(28, "No space left on device")
-
         lvlm = tiny()
-        patch.setattr(type(lvlm.model), "save_pretrained", full)
-        with pytest.raises(SabError, match="No space left"):
-            export(lvlm, run, folder)
+        for kind in (OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")):
+
+            def full(*arguments: Any, kind: Exception = kind, **named: Any) -> None:
+                raise kind
+
+            patch.setattr(type(lvlm.model), "save_pretrained", full)
+            with pytest.raises(SabError, match="No space left"):
+                export(lvlm, run, folder)
     assert (folder / "model.safetensors").read_bytes() == b"damaged"  # the earlier one is still in its place
     export(tiny(), run, folder)
     assert account(folder)["code_bytes"] == run.bytes

@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from sab import hub, models
+from sab import cli, hub, models
 from sab.errors import SabError
 from tests.hub_server import Hub, ask_here, serving
 from tests.tiny import tiny_folder
@@ -155,3 +155,16 @@ def test_loading_tells_how_far_it_is_and_stops() -> None:
     stop.set()
     with hub.watched_loading(heard, stop), pytest.raises(SabError):
         models.load(tiny_folder(), device="cpu")
+
+
+def test_the_command_line_shows_a_download_and_does_without_the_hub(
+    server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["quantize", NAME, "--method", "xnor", "--samples", "4", "--export", "none", "--device", "cpu"]
+    assert cli.main([*quick, "--out", str(tmp_path / "first")]) == 0
+    assert f"downloading {NAME}" in capsys.readouterr().err
+    server.broken = True
+    code, said = cli.main([*quick, "--out", str(tmp_path / "second")]), capsys.readouterr().err
+    assert code == 0, said
+    assert "downloading" not in said
+    assert cli.main(["quantize", "somebody/else", "--samples", "4", "--out", str(tmp_path / "third")]) != 0

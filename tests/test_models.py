@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +160,45 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path) -> None:
     save_file({k: v for k, v in weights.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(SabError, match="incomplete: 1 weights are missing"):
         models.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["AutoConfig", "AutoProcessor"])
+def test_code_of_a_checkpoint_is_neither_run_nor_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder(), tmp_path / "custom"))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": {kind: "evil.Evil"}} | ({"model_type": "custom"} if kind == "AutoConfig" else {})
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would ask on a terminal
+    if kind == "AutoConfig":
+        with pytest.raises(SabError, match="never run here"):
+            models.load(folder, device="cpu")
+    else:
+        models.load(folder, device="cpu")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"vocab_size": 10**9}, "where its files hold"),
+        ({"hidden_size": 10**12}, "could not be loaded"),
+        ({"hidden_size": -128}, "could not be loaded"),
+        ({"num_hidden_layers": 9_999}, "asks for 9,999"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_sizes_that_the_files_do_not_hold_are_refused_before_memory_is_taken(
+    tmp_path: Path, changes: dict[str, int], sentence: str, streamed: bool
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder(), tmp_path / "huge"))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"].update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SabError, match=sentence):
+        models.load(folder, device="cpu", streamed=streamed)
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "tokenizer.json", "model.safetensors"])

@@ -406,6 +406,25 @@ def test_a_budget_that_is_too_small_is_said_once() -> None:
         next(sequential.quantize(tiny(), replace(recipe, bits=3.9), samples=dialogues(2)))
 
 
+def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path: Path) -> None:
+    first = _quantize(tmp_path / "run")
+    next(first)
+    del first
+    reduced = tiny()
+    reduced.model.to(torch.bfloat16)
+    with pytest.raises(SabError, match="begun in float32, not in bfloat16: go on with --dtype float32"):
+        next(sequential.quantize(reduced, QUICK, tmp_path / "run", samples=SAMPLES))
+
+
+def test_a_source_without_samples_leaves_the_directory_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    recipe = replace(QUICK, calibration=str(tmp_path / "empty.jsonl"), linears=None)
+    with pytest.raises(SabError, match=r"empty\.jsonl"):
+        list(sequential.quantize(tiny(), recipe, tmp_path / "run"))
+    assert not list((tmp_path / "run").iterdir())
+    assert next(_quantize(tmp_path / "run")).name
+
+
 def test_foreign_and_damaged_directories_are_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(SabError, match="another recipe"):
         next(_quantize(whole, Recipe(model="tiny", method="xnor")))
