@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sab.recipes import Recipe
 
 COUNTED_SAMPLES = 16  # of the calibration samples, from which the tokens of all are estimated
+ASSUMED = {"language": 64, "vision": 256}  # tokens of a sample where no processor can count; a picture of 448² often
 
 
 def dry_run(options: argparse.Namespace, recipe: Recipe, progress: Progress) -> dict[str, Any]:
@@ -28,9 +29,12 @@ def dry_run(options: argparse.Namespace, recipe: Recipe, progress: Progress) -> 
 
 
 def _tokens(lvlm: LVLM, recipe: Recipe) -> tuple[dict[str, int], int]:
-    """Tokens of each modality in all samples, and the mean length of one, from a few of them."""
+    """Tokens of each modality in all samples, and the mean length of one, from a few of them; assumed where the model's
+    processor is not there."""
     from sab import calibration
 
+    if lvlm.processor is None:
+        return {name: number * recipe.samples for name, number in ASSUMED.items()}, sum(ASSUMED.values())
     few = calibration.choose(recipe.calibration, min(COUNTED_SAMPLES, recipe.samples), recipe.seed, recipe.split)
     counted = {"language": 0, "vision": 0}
     for sample in few:
@@ -54,7 +58,8 @@ def _say(progress: Progress, lvlm: LVLM, recipe: Recipe, found: dict[str, Any]) 
     for entry, bits in found["methods"].items():
         progress.say(f"{entry:14s}{bits['nominal']:12.2f}  {bits['all_in']:6.2f}  {_size(bits['bytes']):>14s}")
     tokens = " and ".join(f"{number:,} {name}" for name, number in found["tokens"].items())
-    progress.say(f"{recipe.samples} samples: about {tokens} tokens")
+    assumed = " (assumed: no processor lies beside the configuration)" if lvlm.processor is None else ""
+    progress.say(f"{recipe.samples} samples: about {tokens} tokens{assumed}")
     for kind in ("whole", "streamed"):
         peaks = ", ".join(f"{_size(size)} of the {where}" for where, size in memory[kind].items())
         chosen = " (as it would be done here)" if found["streamed"] == (kind == "streamed") else ""

@@ -502,12 +502,19 @@ def outline(
     revision: str | None = None,
 ) -> LVLM:
     """What `load` would give, without its weights: nothing but the configuration and the processor is read, and
-    parameters have shapes and no memory. It has no fingerprint. Raises SabError as `load` does."""
+    parameters have shapes and no memory. It has no fingerprint, and its processor is None where there is none to read.
+    Raises SabError as `load` does, and for a packed checkpoint, which is not to be binarized again."""
     source = str(path_or_id or DEMO_MODEL)
     place = chosen_device(device)
     config = configuration(source, revision)
+    if getattr(config, "quantization_config", None):
+        raise SabError(f"{source} is packed already; name the full-precision model that it was made from.")
     precision = chosen_dtype(config.dtype if dtype == "auto" else dtype, place)
-    found = wrap(on_meta(config, precision), load_processor(source, config, revision), source)
+    try:
+        processor = load_processor(source, config, revision)
+    except SabError:
+        processor = None
+    found = wrap(on_meta(config, precision), processor, source)
     found.device = place
     return found
 

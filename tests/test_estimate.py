@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig
 
-from sab import estimate, models, streaming
+from sab import cli, estimate, models, streaming
 from sab.binarizers import METHODS
 from sab.compensate import FitSettings, fit_linear
 from sab.errors import SabError
@@ -22,6 +22,7 @@ from sab.packing import count_bits
 from sab.recipes import Recipe, method_and_budget
 from sab.runs import ASSET_RUNS, Run
 from sab.significance import significance_map
+from tests.tiny import tiny_folder
 
 # name: (hidden, intermediate, layers, heads, key-value heads, tied), parameters as published
 PUBLISHED = {
@@ -188,3 +189,19 @@ def test_more_samples_take_longer_and_more_memory_but_no_more_bits(monkeypatch: 
 def test_parts_that_a_model_does_not_have_are_refused() -> None:
     with pytest.raises(SabError, match="no linear 'nothing'"):
         estimate.estimate(models.outline(device="cpu"), Recipe(linears=("nothing",)), TOKENS, 60)
+
+
+def test_a_configuration_alone_is_enough_and_a_packed_checkpoint_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "config.json").write_bytes((tiny_folder() / "config.json").read_bytes())
+    dry = ["quantize", str(tmp_path / "alone"), "--dry-run", "--samples", "10", "--device", "cpu"]
+    assert cli.main(dry) == 0
+    said = capsys.readouterr()
+    assert "about 640 language and 2,560 vision tokens (assumed" in said.err
+    config = json.loads((tmp_path / "alone" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "sab"}
+    (tmp_path / "alone" / "config.json").write_text(json.dumps(config))
+    assert cli.main(dry) != 0
+    assert "packed already" in capsys.readouterr().err
