@@ -83,6 +83,11 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
         return found
     run = Run.open(options.directory)
     if not run.finished:
+        if (Path(options.directory) / "config.json").exists():
+            raise SabError(
+                f"{options.directory} is a checkpoint without packed linears, such as a dense export: inspect the run, "
+                "or a packed checkpoint."
+            )
         raise SabError(f"The run in {options.directory} is unfinished; finish it with quantize --resume.")
     files = run.verify()
     breakdown: dict[str, int] = {}
