@@ -261,4 +261,4 @@ def test_the_process_holds_bits_instead_of_floats() -> None:
     assert held - resident() > 56e6
     x = torch.randn(1, 16384)
     assert torch.allclose(model(x), x @ wide.dense().T, atol=1e-2, rtol=1e-3)
-    assert model[0].resident_bytes < 8e6
+    assert 2 * 1024 * 16384 / 8 <= model[0].resident_bytes < 8e6  # two bits a weight at least
