@@ -18,6 +18,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 SECONDS = 10.0
 BYTES = 1 << 30
+WORKING = 0.25  # seconds from which growth counts as this call's: other threads may be loading a model
 PAUSE = 0.02
 STATM = Path("/proc/self/statm")
 
@@ -27,14 +28,21 @@ class Halted(Exception):
 
 
 def bounded(call: Callable[[], Result], seconds: float = SECONDS, most_bytes: int = BYTES) -> Result:
-    """`call()`, or Halted once it has taken longer, or the process has grown by more (where the system tells)."""
+    """`call()`, or Halted once this thread has worked for longer (where the system does not tell, once more time has
+    passed), or the process has grown by more while it worked."""
     ident, lock, state = threading.get_ident(), threading.Lock(), {"done": False, "halted": False}
-    ended = threading.Event()
+    ended, clock = threading.Event(), _clock(ident)
+    start, size = clock(), _resident()
+
+    def passed() -> float:
+        try:
+            return clock() - start
+        except OSError:  # the thread is gone, so its call has ended
+            return 0.0
 
     def watch() -> None:
-        start, size = time.monotonic(), _resident()
         while not ended.wait(PAUSE):
-            if time.monotonic() - start > seconds or _resident() - size > most_bytes:
+            if passed() > seconds or (passed() > WORKING and _resident() - size > most_bytes):
                 with lock:
                     if not state["done"]:
                         state["halted"] = True
@@ -54,6 +62,15 @@ def bounded(call: Callable[[], Result], seconds: float = SECONDS, most_bytes: in
     finally:
         state["done"] = True
         ended.set()
+
+
+def _clock(ident: int) -> Callable[[], float]:
+    """Seconds that a thread has worked, so that a busy machine halts nothing."""
+    try:
+        number = time.pthread_getcpuclockid(ident)
+    except (AttributeError, OSError):
+        return time.monotonic
+    return lambda: time.clock_gettime(number)
 
 
 def _resident() -> int:
