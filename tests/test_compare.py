@@ -184,3 +184,20 @@ def test_the_readme_and_the_card_say_what_the_shipped_table_says() -> None:
         assert card.between(text, content + "0") != text
     with pytest.raises(SabError, match="marks"):
         card.between("no marks", "figures")
+
+
+def test_the_readme_says_how_much_sab_h_wins_back() -> None:
+    root = Path(__file__).parents[1]
+    table = json.loads((root / "assets" / "comparison.json").read_text(encoding="utf-8"))
+    right = {row["entry"]: row["accuracy"]["overall"] for row in table["rows"]}
+    bits = {row["entry"]: row["bits_all_in"] for row in table["rows"]}
+
+    def share(entry: str) -> str:
+        return f"{100 * (right[entry] - right['sab']) / (right['full'] - right['sab']):.0f} %"
+
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    assert f"({share('sab-h')} here), at fewer bits" in text
+    assert f"({share('sab-h@3.0')}; {bits['sab-h@3.0']:.2f} and {bits['sab']:.2f} bits)" in text
+    assert f"with {bits['sab-h@1.75']:.2f} stored bits" in text
+    assert bits["sab-h"] < bits["sab"]
+    assert right["sab-h@1.75"] >= right["sab"]

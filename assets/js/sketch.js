@@ -3,7 +3,7 @@
 // note}], of which the first is put there as long as nobody has touched the canvas, and `restored`, a former value.
 // With data-square pictures of other shapes are put on a white square.
 // `SabLens.canvas` says what lies there; "sab:canvas" is sent whenever that changes.
-SabLens.mountSketch = ({ element, props, watch, send }) => {
+SabLens.mountSketch = ({ element, props, watch }) => {
   const BLANK = 448;      // side of a fresh canvas in pixels
   const LARGEST = 1024;   // longer side of an uploaded picture after scaling
   const HEAVIEST = 20e6;  // bytes of a file that is still opened
