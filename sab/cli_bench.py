@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sab.errors import SabError
+from sab.options import brought
 from sab.terminal import Parser, Progress
 
 
@@ -106,7 +107,7 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
     from sab.runs import ASSET_RUNS, Run
 
     run = Run.open(options.directory or ASSET_RUNS / "sab")
-    full = models.load(run.recipe.model)
+    full = models.load(brought(run.recipe.model))
     simulated = full.copy()
     run.apply(simulated)
     progress = Progress()
@@ -129,7 +130,7 @@ def _answers(options: argparse.Namespace) -> dict[str, Any]:
     if len({run.recipe.model for run in runs}) != 1:
         raise SabError("The runs are of different models; name those of one.")
     progress = Progress()
-    full = models.load(runs[0].recipe.model)
+    full = models.load(brought(runs[0].recipe.model))
     found = bench_answers.answers(full, runs, questions("final", max(1, options.limit)), progress)
     progress.end()
     for run in found["runs"]:

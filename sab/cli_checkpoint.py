@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
+from sab.options import brought
 from sab.terminal import Parser, Progress
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         raise SabError(f"The run in {options.directory} is unfinished; finish it with quantize --resume.")
     used = run.header.get("machine", {}).get("dtype")  # float32 holds whatever the source does: keep the source's
     dtype = "auto" if used in (None, "float32") else used
-    lvlm = models.load(options.model or run.recipe.model, "cpu", dtype)
+    lvlm = models.load(brought(options.model or run.recipe.model), "cpu", dtype)
     return write_checkpoint(lvlm, run, options.out, options.form, Progress())
 
 

@@ -16,7 +16,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -228,16 +228,9 @@ class LVLM:
         Raises SabError for an empty prompt, unknown roles, or a picture the processor cannot take.
         """
         turns = checked_messages(messages)
-        options = {
-            "chat_template": self._chat_template,
-            "add_generation_prompt": turns[-1]["role"] == "user",
-            "tokenize": True,
-            "return_dict": True,
-            "return_tensors": "pt",
-            "sanitize_control_tokens": True,
-        }
+        header = turns[-1]["role"] == "user"
         try:
-            encoded = self._rendered(self.processor, _conversation(turns, picture), options)
+            encoded = self._rendered(self.processor, _conversation(turns, picture), header, return_tensors="pt")
         except SabError:
             raise
         except ValueError as error:
@@ -246,7 +239,8 @@ class LVLM:
                 raise SabError(f"{named} stands for a picture in this model; write the text without it.") from error
             if picture is not None:
                 raise SabError(f"The model cannot take this picture ({error}); use another one.") from error
-            encoded = self._rendered(self.tokenizer, _conversation(turns, None), options)  # PaliGemma wants one
+            # PaliGemma wants a picture
+            encoded = self._rendered(self.tokenizer, _conversation(turns, None), header, return_tensors="pt")
         return self.place(dict(encoded))
 
     def place(self, inputs: Inputs) -> Inputs:
@@ -376,20 +370,23 @@ class LVLM:
         """Ids of a conversation with one placeholder for its picture."""
         if not turns:
             return []
-        options = {
-            "chat_template": self._chat_template,
-            "add_generation_prompt": header,
-            "tokenize": True,
-            "return_dict": True,
-            "sanitize_control_tokens": True,
-        }
-        return list(self._rendered(self.tokenizer, _conversation(turns, picture, embed=False), options)["input_ids"])
+        return list(self._rendered(self.tokenizer, _conversation(turns, picture, embed=False), header)["input_ids"])
 
-    def _rendered(self, by: Any, conversation: Any, options: Mapping[str, Any]) -> Any:
-        """A conversation through the chat template, within a limit. SabError, in one sentence, where the template
-        refuses the conversation or does not come to an end; ValueError as the processor raises it."""
+    def _rendered(self, by: Any, conversation: Any, header: bool, **more: Any) -> Any:
+        """A conversation, with the `header` of an answer or not, through the chat template, within a limit. SabError
+        where the template refuses it or does not come to an end; ValueError as the processor raises it."""
+        render = partial(
+            by.apply_chat_template,
+            conversation,
+            chat_template=self._chat_template,
+            add_generation_prompt=header,
+            tokenize=True,
+            return_dict=True,
+            sanitize_control_tokens=True,
+            **more,
+        )
         try:
-            return bounded(partial(by.apply_chat_template, conversation, **options))
+            return bounded(render)
         except (Halted, MemoryError, RecursionError) as error:
             raise SabError(
                 f"The chat template of {self.source} does not come to an end; get the checkpoint again, or another one."

@@ -25,14 +25,18 @@ def add_model(parser: argparse.ArgumentParser, about: str) -> None:
 
 
 def load_model(options: argparse.Namespace, model: str | None, streamed: bool | None = False) -> LVLM:
-    """`models.load` as the options say; a model of the hub is downloaded first, which is shown. Where the hub does not
-    answer, what is on this machine is loaded."""
+    """`models.load` as the options say."""
     from sab import models
+
+    return models.load(brought(model), options.device, options.dtype, streamed=streamed)
+
+
+def brought(model: str | None) -> str | None:
+    """What to load: a folder as it is, and of a model of the hub the folder that it is downloaded into, which is shown.
+    Where the hub does not answer, what is on this machine does."""
     from sab.hub import HUB_ID
 
-    if model is not None and HUB_ID.fullmatch(model) and not Path(model).exists():
-        model = str(_downloaded(model))
-    return models.load(model, options.device, options.dtype, streamed=streamed)
+    return model if model is None or Path(model).exists() or not HUB_ID.fullmatch(model) else str(_downloaded(model))
 
 
 def _downloaded(repository: str) -> Path:

@@ -168,4 +168,5 @@ def test_the_command_line_shows_a_download_and_does_without_the_hub(
     code, said = cli.main([*quick, "--out", str(tmp_path / "second")]), capsys.readouterr().err
     assert code == 0, said
     assert "downloading" not in said
+    assert cli.main(["export", str(tmp_path / "first"), "--out", str(tmp_path / "packed")]) == 0
     assert cli.main(["quantize", "somebody/else", "--samples", "4", "--out", str(tmp_path / "third")]) != 0
