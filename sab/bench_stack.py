@@ -58,7 +58,7 @@ STAGES = {  # by the end of what the loop over blocks says it is doing
     "input sensitivities": "maps",
     "Hessians": "collect",
     "binarized": "propagate",
-    "scales refined together": "refine",
+    "codes refined together": "refine",
 }
 
 

@@ -78,7 +78,7 @@ def _parser() -> Parser:
     _add_recipe(quantize)
     quantize.add_argument("--method", default="sab", help="sab-h@2.0 is sab-h within 2.0 stored bits a weight")
     quantize.add_argument(
-        "--refine", type=int, help="epochs of refining scales block by block; the method's own if left out"
+        "--refine", type=int, help="epochs of refining scales and bits block by block; the method's own if left out"
     )
     quantize.add_argument(
         "--recipe", type=Path, help="a run's recipe.json, instead of the options that describe a recipe"

@@ -1,7 +1,7 @@
 """Several processes quantize one model: `torchrun --nproc-per-node N -m sab quantize …`, over torch.distributed.
 
 Calibration batches are dealt out in turn; each process runs its own through the blocks and all sums (moments, Fisher
-information, gradients of refined scales) are added up over the processes, in the same order of calls everywhere. The
+information, gradients of refined codes) are added up over the processes, in the same order of calls everywhere. The
 linears of a block are dealt out by cost, and codes are handed round, packed as they are stored. So given the same sums
 the codes are the same to the last bit as those of one process; sums over other groups of batches differ in rounding.
 Process 0, which leads, alone writes the run and speaks.

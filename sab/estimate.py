@@ -9,7 +9,8 @@ estimate, and `assumed` says what it rests on.
     time     products, Cholesky factors and fits counted for the true shapes, at the pace of a short measurement on
              this device (`measure_pace`). Reading files and drawing samples are left out.
     memory   the largest of the stages: weights in residence, hidden states of all samples, Hessians of one block, one
-             batch's activations, copies of the largest linear, or stack of linears, while it is fitted.
+             batch's activations, copies of the largest linear, or stack of linears, while it is fitted, and what a
+             block takes while its codes are refined.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ Shape = tuple[int, int]
 SHARED_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 BATCH_TOKENS = 8192  # positions of one batch at most (`models.length_buckets`)
 HESSIAN_COPIES = 7  # of the largest Hessian while it is mixed, damped, factored and inverted
+BIT_BYTES = 15  # of a bit while its block is refined: the number behind it, two moments, bits before and now
+GRAPH_BYTES = 46  # of a weight while the gradients of its linear are spread over scales and bits
 WEIGHT_COPIES = 14  # float32 matrices like the largest weight while it is fitted: maps, significances, errors
 PROGRAM_BYTES = 800_000_000  # of the host for Python, torch and transformers
 REPORT_BYTES = 1_000  # of JSON, for each linear
@@ -254,7 +257,7 @@ def _seconds(
         squares = sum(2 * total * math.prod(_shape(lvlm.linears[name])) for name in decoder) / pace.product
         found["Fisher information"] = 4 * forward + squares
     if recipe.refine_epochs and decoder:
-        found["refinement"] = (1 + 3 * recipe.refine_epochs) * forward
+        found["refinement"] = (1 + 5 * recipe.refine_epochs) * forward
     return found
 
 
@@ -280,16 +283,32 @@ def _memory(lvlm: LVLM, recipe: Recipe, names: list[str], tokens: Mapping[str, i
     sums = max(by_block.values())
     shapes = _fitted_shapes(lvlm, names)
     fitting = max(4 * (HESSIAN_COPIES * width**2 + WEIGHT_COPIES * rows * width) for rows, width in shapes)
+    working = max(fitting, _refining(lvlm, recipe, names, running, element))
     front = everything - sum(blocks) - (0 if lvlm.model.config.tie_word_embeddings else embeddings)
     if not streamed:
-        device = everything + states + sums + max(running, fitting)
+        device = everything + states + sums + max(running, working)
         host = everything if lvlm.device.type == "cuda" else 0  # weights pass through it while they are loaded
     else:
-        device = max(front + running, max(blocks) + max(running + sums, fitting))
+        device = max(front + running, max(blocks) + max(running + sums, working))
         host = states + sums
     if lvlm.device.type != "cuda":
         return {"host": device + host + PROGRAM_BYTES}
     return {"device": device, "host": host + PROGRAM_BYTES}
+
+
+def _refining(lvlm: LVLM, recipe: Recipe, names: list[str], running: int, element: int) -> int:
+    """Bytes for refining the codes of the largest decoder block: weights and their gradients, what stays per bit of two
+    planes, and the graph of the largest linear or that of the block."""
+    if not recipe.refine_epochs:
+        return 0
+    by_block: dict[int, list[int]] = {}
+    for name in names:
+        if lvlm.info[name].part == "decoder":
+            by_block.setdefault(lvlm.info[name].block, []).append(math.prod(_shape(lvlm.linears[name])))
+    stays = 2 * (element + BIT_BYTES)
+    return max(
+        (stays * sum(sizes) + max(3 * running, GRAPH_BYTES * max(sizes)) for sizes in by_block.values()), default=0
+    )
 
 
 def _fitted_shapes(lvlm: LVLM, names: list[str]) -> set[Shape]:

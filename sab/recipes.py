@@ -34,8 +34,8 @@ WHOLE_NUMBERS = {
 class Recipe:
     """Everything a run depends on besides the machine. `model` None is the embedded one; `parts` are those of
     `sab.parts`, in forward order; `linears` None is every linear of the parts. `beta` holds for the decoder:
-    elsewhere there are vision tokens only. `refine`: epochs over which the scales of each decoder block are
-    refined together, None for what the method does by itself. `calibration`: the source of the samples as
+    elsewhere there are vision tokens only. `refine`: epochs over which the scales and bits of each decoder
+    block are refined together, None for what the method does by itself. `calibration`: the source of the samples as
     `calibration.source_of` names it, None for the demo world. The other fields are described in METHOD.md and in
     `compensate.FitSettings`.
     """
@@ -105,7 +105,7 @@ class Recipe:
             if type(self.refine) is not int or not 0 <= self.refine <= 100:
                 raise SabError(f"refine is {self.refine!r}; give a whole number of epochs from 0 to 100.")
             if self.refine and METHODS[self.method].refine is None:
-                raise SabError(f"{self.method} has no binary scales to refine; leave refine out.")
+                raise SabError(f"{self.method} has no signs and scales to refine; leave refine out.")
         if self.linears is not None and (not self.linears or not all(isinstance(name, str) for name in self.linears)):
             raise SabError("linears must name at least one linear, or be left out for all of them.")
         if self.model is not None and not isinstance(self.model, str):

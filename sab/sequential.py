@@ -12,7 +12,7 @@ there are only vision tokens: no map, Hessians of vision alone, and one pass thr
 block.
 
 Methods that judge their rounds get a second Hessian, of one batch in eight, which the first then leaves out.
-Where the scales of a block are refined together (refine.py), a full-precision stream runs alongside (one pass more
+Where the codes of a block are refined together (refine.py), a full-precision stream runs alongside (one pass more
 per block), and the reports of a block come when all of it is done.
 
 Every finished linear is on disk before its report is yielded. A continued run collects a half-done block on
@@ -212,7 +212,7 @@ class _Work:
     ) -> Generator[LinearReport, None, bool]:
         """Collect, fit and replace the linears `inside` one block; False where `stop` left some undone.
 
-        With `refine` they are stored and reported when all of them are fitted and their scales refined.
+        With `refine` they are stored and reported when all of them are fitted and refined together.
         """
         waiting = [name for name in inside if name not in self.finished]
         # kept aside until the block is fitted: a continued run must collect on the original weights too
@@ -232,13 +232,13 @@ class _Work:
             dense[report.name] = weight.to(self.lvlm.linears[report.name].weight.dtype)
             yield report
         if fits and len(fits) == len(waiting) and refine is not None:
-            self.tell(f"block {self.lvlm.info[waiting[0]].block}, scales refined together", self.clock.share)
+            self.tell(f"block {self.lvlm.info[waiting[0]].block}, codes refined together", self.clock.share)
             binary = {
                 name: codes.to(self.lvlm.device)  # the host may have fitted some
                 for name, (codes, _) in fits.items()
                 if isinstance(codes, BinaryCodes)
             }
-            refined = refine(binary).codes
+            refined = self._refined(binary, refine)
             for name, (_, report) in fits.items():
                 dense[name] = refined[name].dense()
                 measure = partial(self._loss, name, moments[name], dense[name])
@@ -252,6 +252,24 @@ class _Work:
         if len(dense) < len(inside) and self.run is not None:
             runs.log_event(self.run, "stopped", done=len(self.run.reports), total=self.clock.total)
         return len(dense) == len(inside)
+
+    def _refined(self, codes: dict[str, BinaryCodes], refine: Refine) -> dict[str, BinaryCodes]:
+        """The block's codes refined, or as they are where the device has no memory for its gradients: on the host a
+        large block would take hours. Several processes must take their steps together, so there it is an error."""
+        try:
+            return refine(codes).codes
+        except torch.cuda.OutOfMemoryError as error:
+            if distributed.size() > 1:
+                raise SabError("The device has no memory to refine a block; leave it out with --refine 0.") from error
+        torch.cuda.empty_cache()
+        block = self.lvlm.info[next(iter(codes))].block
+        warnings.warn(
+            f"block {block} is left as it was fitted: the device has no memory to refine its codes together.",
+            stacklevel=2,
+        )
+        if self.run is not None:
+            runs.log_event(self.run, "out_of_memory", not_refined=block)
+        return codes
 
     def _stored(self, name: str) -> LinearCodes:
         """Codes of a linear that was finished before, which the leader has."""

@@ -137,6 +137,13 @@ MUTANTS = (
         "tests/test_refine.py",
     ),
     Mutant(
+        "a bit of refinement follows its own gradient",
+        "sab/refine.py",
+        "/ 2 * as_float(codes.group)",
+        "/ 2",
+        "tests/test_refine.py -k gradient",
+    ),
+    Mutant(
         "damage of a run is seen",
         "sab/files.py",
         "if vouch(data, identity) != digest:",

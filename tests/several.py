@@ -63,11 +63,11 @@ def _same_sums() -> None:
     if os.environ["WORLD_SIZE"] != "1":
         from sab import refine
 
-        refine._pool_gradients = lambda optimizer: None
+        refine._pooled = lambda gradient, of: gradient
 
 
 def _shared_refinement() -> None:
-    """Every process has the Hessians of one process, but its own batches to refine scales with."""
+    """Every process has the Hessians of one process, but its own batches to refine codes with."""
     distributed.share = lambda count, what: range(count)
     calibrated._pool = lambda moments: None
     refine = sequential.refine_block

@@ -70,7 +70,7 @@ def test_given_the_same_hessians_codes_are_those_of_one_process(start: Start, pl
     ]
 
 
-def test_scales_are_refined_over_the_batches_of_all_as_by_one(start: Start, place: Path) -> None:
+def test_codes_are_refined_over_the_batches_of_all_as_by_one(start: Start, place: Path) -> None:
     one = finished(start, place, "one together", "together", size=1)
     two = finished(start, place, "two together, shared refinement", "together", trouble="shared refinement")
     assert stored(two) == stored(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,16 @@ def test_linears_that_do_not_fit_together_are_fitted_one_by_one(
     assert seen.count(1) == len(calm)
     log = (tmp_path / "short" / "events.jsonl").read_text()
     assert "out_of_memory" not in log  # the device did all of it
+
+
+def test_a_block_that_cannot_be_refined_stays_as_it_was_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(model="tiny", method="sab-h", iterations=1, max_salient=4, refine=1)
+    list(sequential.quantize(tiny(), replace(recipe, refine=0), tmp_path / "fitted", samples=SAMPLES))
+    short = failing_once(sequential.refine_block, lambda _, block, *rest, **more: block)
+    monkeypatch.setattr(sequential, "refine_block", short)
+    with pytest.warns(UserWarning, match="is left as it was fitted"):
+        list(sequential.quantize(tiny(), recipe, tmp_path / "short", samples=SAMPLES))
+    for path in (tmp_path / "fitted" / "codes").iterdir():
+        assert path.read_bytes() == (tmp_path / "short" / "codes" / path.name).read_bytes()
+    log = [json.loads(line) for line in (tmp_path / "short" / "events.jsonl").read_text().splitlines()]
+    assert [entry["not_refined"] for entry in log if entry["event"] == "out_of_memory"] == [0, 1]

@@ -1,4 +1,4 @@
-"""Scales of a block refined together, and runs of methods that are (METHOD 8)."""
+"""Codes of a block refined together, and runs of methods that are (METHOD 8)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from sab import sequential
+from sab import refine, sequential
 from sab.binarizers import BinaryCodes
 from sab.calibrated import through_block
 from sab.capture import Batch, capture
 from sab.compensate import fit_linear
 from sab.errors import SabError
 from sab.models import LVLM
+from sab.packed import PackedLinear
+from sab.packing import count_bits, pack, unpack
 from sab.recipes import Recipe
 from sab.refine import is_held_out, refine_block
 from sab.runs import LinearReport, Run
@@ -36,7 +39,9 @@ def block_codes(lvlm: LVLM, batches: list[Batch]) -> dict[str, BinaryCodes]:
     return found
 
 
-def test_refined_scales_bring_the_block_nearer_to_full_precision_and_signs_stay() -> None:
+def test_refined_codes_bring_the_block_nearer_to_full_precision_at_no_extra_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lvlm = tiny()
     weights = {name: linear.weight.detach().clone() for name, linear in lvlm.linears.items()}
     batches = capture(lvlm, SAMPLES)
@@ -44,16 +49,113 @@ def test_refined_scales_bring_the_block_nearer_to_full_precision_and_signs_stay(
     codes = block_codes(lvlm, batches)
     refined = refine_block(lvlm, 0, batches, targets, codes, epochs=40)
     assert refined.after < 0.9 * refined.before
+    flipped = 0
     for name, before in codes.items():
         after = refined.codes[name]
-        assert torch.equal(after.first, before.first)
+        assert count_bits(after) == count_bits(before)
         assert after.row_scale.dtype == before.row_scale.dtype
-        assert after.row_scale.shape == before.row_scale.shape
         assert (after.row_scale.sign() == before.row_scale.sign()).all()
+        flipped += int((after.first != before.first).sum())
     assert any(not torch.equal(refined.codes[name].row_scale, codes[name].row_scale) for name in codes)
+    assert flipped
     for name, linear in lvlm.linears.items():  # the model itself is left as it was
         assert torch.equal(linear.weight, weights[name])
         assert "forward" not in linear.__dict__
+    monkeypatch.setattr(refine, "BIT_RATE", 0.0)
+    scales_alone = refine_block(lvlm, 0, batches, targets, codes, epochs=40)
+    assert all(torch.equal(scales_alone.codes[name].first, codes[name].first) for name in codes)
+    assert refined.after < scales_alone.after < refined.before
+
+
+LAYOUTS = {  # of 24 x 40 weights in blocks of 16: with means, column scales, either or both bit planes, int8 scales
+    "xnor": ("xnor", {}),
+    "arb": ("arb", {}),
+    "arb-rc": ("arb-rc", {}),
+    "arb-rc-cgb": ("arb-rc-cgb", {}),
+    "sab-h": ("sab-h", {}),
+    "two planes": ("sab-h", {"search": "budget", "bits": 7.0}),
+    "one plane": ("sab-h", {"search": "budget", "bits": 4.0}),
+}
+
+
+PLANES = {
+    "xnor": {"first"},
+    "arb": {"first", "group", "second"},
+    "arb-rc": {"first", "group", "second"},
+    "arb-rc-cgb": {"first", "group", "second"},
+    "sab-h": {"first", "group", "second"},
+    "two planes": {"first", "group", "second"},
+    "one plane": {"first", "second"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_bit_gets_the_gradient_of_its_own_two_values(layout: str) -> None:
+    method, more = LAYOUTS[layout]
+    draw = torch.Generator().manual_seed(3)
+    weight = torch.randn(24, 40, generator=draw)
+    inputs = torch.randn(40, 200, generator=draw)
+    settings = Recipe(method=method, block_size=16, max_salient=8, iterations=2, **more).fit_settings
+    codes = fit_linear(weight, inputs @ inputs.T, method, settings).codes
+    assert isinstance(codes, BinaryCodes)
+    moved = refine._Moved(codes, weight)
+    assert set(moved.latents) == PLANES[layout]
+    for plane, latent in moved.latents.items():
+        assert torch.equal(latent > 0, getattr(codes, plane))
+        assert float(latent.detach().abs().min()) >= refine.NEAREST
+    gradient = torch.randn(24, 40, generator=draw)
+    dense = moved.traced()
+    torch.testing.assert_close(dense, codes.dense(), rtol=1e-5, atol=1e-6)
+    dense.backward(gradient)
+    split = len(codes.row_scale) != 3  # else group bits of salient columns stay off
+    for plane, latent in moved.latents.items():
+        on = torch.ones_like(getattr(codes, plane))
+        half = (replace(codes, **{plane: on}).dense() - replace(codes, **{plane: ~on}).dense()) / 2
+        wanted = gradient * half * (split | ~codes.salient if plane == "group" else 1)
+        torch.testing.assert_close(
+            latent.grad, wanted[:, codes.salient] if plane == "second" else wanted, rtol=1e-4, atol=1e-5
+        )
+    for logarithm in filter(Tensor.numel, moved.logarithms):  # along one direction, against a finite difference
+        along = torch.randn(logarithm.shape, generator=draw)
+        values = []
+        for step in (1e-3, -1e-3):
+            with torch.no_grad():
+                logarithm += step * along
+                values.append((moved.dense().double() * gradient).sum())
+                logarithm -= step * along
+        assert logarithm.grad is not None
+        slope = float((values[0] - values[1]) / 2e-3)
+        assert float((logarithm.grad * along).sum()) == pytest.approx(slope, rel=2e-2, abs=2e-2)
+    for _ in range(40):
+        moved.step(gradient, 1.0)
+    after = moved.rounded()
+    for plane in moved.latents:
+        assert not torch.equal(getattr(after, plane), getattr(codes, plane))
+    again = unpack(*pack(after))
+    assert isinstance(again, BinaryCodes)
+    assert torch.equal(again.dense(), after.dense())
+    assert count_bits(after) == count_bits(codes)
+    if not split:
+        assert codes.group is not None
+        assert not bool((after.group & codes.salient).any())
+    inputs = torch.randn(3, 40, generator=draw)
+    torch.testing.assert_close(PackedLinear(after)(inputs), inputs @ after.dense().T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_of_any_size_gives_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lvlm = tiny()
+    batches = capture(lvlm, SAMPLES)
+    targets = through_block(lvlm, 0, batches, [])[1]
+    codes = block_codes(lvlm, batches)
+    plain = refine_block(lvlm, 0, batches, targets, codes, epochs=2)
+    step = refine._Moved.step
+    monkeypatch.setattr(
+        refine._Moved,
+        "step",
+        lambda moved, gradient, share: step(moved, None if gradient is None else gradient * 2.0**-20, share),
+    )
+    small = refine_block(lvlm, 0, batches, targets, codes, epochs=2)
+    assert small.after == plain.after < plain.before
 
 
 def test_what_does_not_help_on_held_out_batches_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""SAB-H: the fit in the metric of the inputs, its budget, and the refinement of a block's scales (METHOD 8)."""
+"""SAB-H: the fit in the metric of the inputs, its budget, and the refinement of a block's codes (METHOD 8)."""
 
 import itertools
 

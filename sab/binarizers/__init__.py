@@ -46,8 +46,8 @@ class Method:
     `feedback`: errors are carried inside the block, column by column; `compensated`: errors are carried into later
     blocks; `judged`: rounds are kept by their loss on held-out samples; `settings`: fields of
     `compensate.FitSettings` that change its codes beside block size, damping and compensation; `refine`: epochs over
-    which the scales of a block are refined together unless the recipe says otherwise, None where there are no such
-    scales.
+    which the codes of a block are refined together unless the recipe says otherwise, None where they are not those of
+    `BinaryCodes`.
     """
 
     label: str

@@ -130,18 +130,22 @@ class BinaryCodes:
 
     def dense(self) -> Tensor:
         """`[n, m]` float32. Differentiable in the scales where they are floats that ask for gradients."""
-        slot = self.slots()
-        scale = self._per_weight(self.row_scales()[0], slot)
+        return self.with_signs(as_float(self.first), as_float(self.second))
+
+    def with_signs(self, first: Tensor, second: Tensor) -> Tensor:
+        """`dense` with float signs [n, m] and [n, c] in place of the stored ones; differentiable in them too."""
+        scale = self._per_weight(self.row_scales()[0])
         if self.column_scale is not None and len(self.column_scale) == 2 and self.group is not None:
             low, high = self.column_scale.float()
             scale = scale * torch.where(self.group, high, low)
-        total = as_float(self.first) * scale
+        total = first * scale
         if self.second.shape[1]:
-            total[:, self.salient] += self._second_term()
+            columns = self.salient.nonzero()[:, 0]
+            total = total.index_add(1, columns, second * self._second_scale(columns))
         if self.column_scale is not None and len(self.column_scale) == 1:
             total = total * self.column_scale.float()
         if self.row_mean is not None:
-            total += self._per_weight(self.row_mean.float(), slot)
+            total += self._per_weight(self.row_mean.float())
         return total
 
     def row_scales(self) -> tuple[Tensor, Tensor]:
@@ -149,24 +153,30 @@ class BinaryCodes:
         step = 1.0 if self.row_step is None else self.row_step.float()
         return self.row_scale.float() * step, self.second_row_scale.float() * step
 
-    def _per_weight(self, values: Tensor, slot: Tensor) -> Tensor:
+    def _per_weight(self, values: Tensor) -> Tensor:
         """Row parameters [slots, blocks, n] spread over the weights, [n, m] float32."""
-        spread = torch.zeros(self.shape, dtype=torch.float32, device=slot.device)
-        for number, per_block in enumerate(values):
-            wide = per_block.T.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
-            spread = torch.where(slot == number, wide, spread)
-        return spread
 
-    def _second_term(self) -> Tensor:
-        """Residual term of the salient columns, [n, c] float32, without the scale of a whole column."""
-        columns = self.salient.nonzero()[:, 0]
-        rows = self.row_scales()[1][:, columns // self.block_size].transpose(1, 2)  # [s, n, c]
-        scale = rows
+        def of_group(group: int) -> Tensor:
+            ordinary, salient = self._wide(values[group]), values[self.groups :]
+            if not len(salient):
+                return ordinary
+            return torch.where(self.salient, self._wide(salient[group]) if group < len(salient) else 0.0, ordinary)
+
+        return of_group(0) if self.group is None else torch.where(self.group, of_group(1), of_group(0))
+
+    def _wide(self, values: Tensor) -> Tensor:
+        return values.T.repeat_interleave(self.block_size, 1)[:, : self.shape[1]]
+
+    def _second_scale(self, columns: Tensor) -> Tensor:
+        """Residual scale of the salient columns, whose indices are `columns`: [n, c] float32, without the scale of a
+        whole column."""
+        # not by the columns' blocks: gradients of a place read often are added up in any order
+        scale = torch.stack([self._wide(values) for values in self.row_scales()[1]])[..., columns]  # [s, n, c]
         if self.second_column_scale is not None:
             scale = scale * self.second_column_scale.float()[:, None, :]
         if len(scale) == 2 and self.group is not None:
-            return as_float(self.second) * torch.where(self.group[:, columns], scale[1], scale[0])
-        return as_float(self.second) * scale[0]
+            return torch.where(self.group[:, columns], scale[1], scale[0])
+        return scale[0]
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,8 @@ def more_fields() -> dict[str, Any]:
                 16,
                 value=0,
                 step=1,
-                label="Epochs of scale refinement",
-                info="scales of a block moved together until its output comes near full precision",
+                label="Epochs of block refinement",
+                info="scales and bits of a block move together until its output comes near full precision",
                 elem_id="binarize-refine",
             ),
             "max_salient": gr.Slider(
