@@ -117,3 +117,10 @@ def test_a_block_that_cannot_be_refined_stays_as_it_was_fitted(tmp_path: Path, m
         assert path.read_bytes() == (tmp_path / "short" / "codes" / path.name).read_bytes()
     log = [json.loads(line) for line in (tmp_path / "short" / "events.jsonl").read_text().splitlines()]
     assert [entry["not_refined"] for entry in log if entry["event"] == "out_of_memory"] == [0, 1]
+
+
+def test_several_processes_that_cannot_refine_are_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequential.distributed, "size", lambda: 2)  # they take their steps together, so none can skip
+    work: Any = None
+    with pytest.raises(SabError, match="--refine 0"):
+        sequential._Work._refined(work, {}, out_of_memory)

@@ -133,7 +133,7 @@ METHODS: dict[str, Method] = {
     ),
     "sab-h": Method(
         label="SAB-H",
-        description="SAB's format fitted to the inputs: nearest levels column by column, scales by least squares.",
+        description="SAB's format fitted to the inputs: nearest levels by column, then whole blocks by gradients.",
         fit_stack=sab_h.fit_stack,
         plan=sab_h.plan,
         feedback=True,
