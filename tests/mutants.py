@@ -139,8 +139,8 @@ MUTANTS = (
     Mutant(
         "a bit of refinement follows its own gradient",
         "sab/refine.py",
-        "/ 2 * as_float(codes.group)",
-        "/ 2",
+        "half = (weight - replace(codes, group=~codes.group).dense()) / 2",
+        "half = (replace(codes, group=~codes.group).dense() - weight) / 2",
         "tests/test_refine.py -k gradient",
     ),
     Mutant(
