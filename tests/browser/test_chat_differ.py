@@ -28,7 +28,7 @@ def test_the_layer_that_made_the_difference_is_three_clicks_away_and_opens_in_ex
     page = open_chat(visitor)
     page.click("#chat-send")
     finished(page, 1)
-    page.wait_for_selector(f"{LAST} .cv-bar")
+    page.wait_for_selector(f"{LAST} .cv-answer.left .cv-bar")  # each side is read through by itself
     bars = page.locator(f"{LAST} .cv-answer.left .cv-bar").count()
     assert bars == page.locator(f"{LAST} .cv-answer.left .tok").count()
     search(page)
@@ -54,7 +54,7 @@ def test_a_side_goes_on_from_the_token_that_was_pressed(phone: Visitor) -> None:
     page = open_chat(phone)
     page.tap("#chat-send")
     finished(page, 1)
-    page.wait_for_selector(f"{LAST} .cv-bar")
+    page.wait_for_selector(f"{LAST} .cv-answer.left .cv-bar")  # each side is read through by itself
     right = page.inner_text(f"{LAST} .cv-answer.right .cv-text")
     page.locator(f"{LAST} .cv-answer.left .tok").first.tap()
     page.wait_for_selector(".cv-tip.pinned button.row:not([disabled])")
