@@ -228,13 +228,15 @@ def test_swapping_again_and_again_does_not_leak(run: Run) -> None:
         swap(original.copy(), run)
     before = resident()
     gone = []
-    for _ in range(6):
+    swaps = 24  # so many that one leaking weighs more than what the allocator cannot give back
+    for _ in range(swaps):
         done = swap(original.copy(), run)
         gone += [weakref.ref(linear) for linear in done.linears.values()]
         del done
     gc.collect()
     assert not any(linear() for linear in gone)
-    assert resident() - before < 2 * sum(entry.weight.nbytes for entry in original.decoder_linears.values())
+    weights = sum(entry.weight.nbytes for entry in original.decoder_linears.values())
+    assert resident() - before < swaps * weights / 2
 
 
 @needs_c
