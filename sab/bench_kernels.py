@@ -1,20 +1,21 @@
 """Packed linears beside dense ones, in the same run: `python -m sab bench kernels`.
 
-Weights are random codes of SAB's format (two planes, row and column scales, 7 % salient columns). Contenders take
-turns, so that a neighbour on the machine slows all of them; the figure of each is the best of its turns. Bandwidth
-is what one pass over a large array reaches on the same threads. `clock="cpu"` counts the seconds the thread itself
-ran, for one thread on a machine that is shared.
+Weights are random codes of SAB's format (two planes, row and column scales, 7 % salient columns) and, at one shape,
+of the formats of other methods. Contenders take turns, so that a neighbour on the machine slows all of them; the
+figure of each is the best of its turns. Bandwidth is what one pass over a large array reaches on the same threads.
+`clock="cpu"` counts the seconds the thread itself ran, for one thread on a machine that is shared.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sab.binarizers.codes import BinaryCodes
+from sab.binarizers.codes import BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
 from sab.errors import SabError
 from sab.kernels import cpu
 from sab.packed import PackedLinear
@@ -22,8 +23,10 @@ from sab.packed import PackedLinear
 SHAPES = ((2048, 2048), (4096, 4096), (11008, 4096), (18944, 3584))
 BATCHES = (1, 4, 16, 64, 512)
 QUICK = (((2048, 2048), (4096, 4096)), (1, 64))
+FORMATS_AT = ((4096, 4096), (1, 64))  # shape and batches of the formats of other methods
 BLOCK = 128
 SALIENT = 9  # columns of a block
+KEPT = 0.1  # of the weights, in PB-LLM's format
 INT4_GROUP = 128
 INT4_TOKENS = 64  # beyond that torch's 4-bit kernel takes seconds
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
@@ -55,7 +58,10 @@ def kernels(
     cases: list[dict[str, Any]] = []
     for number, shape in enumerate(shapes):
         tell(f"{shape[0]} x {shape[1]}", number / len(shapes))
-        cases += _cases(shape, batches, seconds, now, bandwidth)
+        cases += _cases(random_codes(*shape), batches, seconds, now, bandwidth)
+    for codes in random_formats(*FORMATS_AT[0]):
+        tell(codes.method, 1 - 1 / len(shapes))
+        cases += _cases(codes, FORMATS_AT[1], seconds, now, bandwidth)
     tell("decoder", 1 - 1 / len(shapes))
     blocks = decoder_blocks or (2 if quick else DECODER.blocks)
     return {
@@ -97,10 +103,52 @@ def random_codes(rows: int, width: int, seed: int = 0) -> BinaryCodes:
     )
 
 
+def random_formats(rows: int, width: int, seed: int = 0) -> list[LinearCodes]:
+    """Codes in the formats of BiLLM (row means, three row scales), PB-LLM (a tenth of the weights kept) and GPTQ-3."""
+    generator = torch.Generator().manual_seed(seed)
+    sab = random_codes(rows, width, seed)
+    kept = torch.rand(rows, width, generator=generator) < KEPT
+    levels = torch.randint(0, 256, (rows, width), generator=generator).to(torch.uint8)
+    of_row = sab.row_scale[0, 0]
+    return [
+        replace(
+            sab,
+            method="billm",
+            row_scale=sab.row_scale[:3],
+            row_mean=sab.row_scale[:3] / 8,
+            second_row_scale=sab.second_row_scale[:1],
+            group=None if sab.group is None else sab.group & ~sab.salient,
+            column_scale=None,
+            second_column_scale=None,
+        ),
+        KeptCodes(
+            method="pb-llm",
+            shape=sab.shape,
+            block_size=BLOCK,
+            first=sab.first & ~kept,
+            levels=levels * kept,
+            kept=kept,
+            row_mean=of_row / 8,
+            row_scale=of_row,
+            kept_scale=of_row / 64,
+            kept_zero=torch.full((rows,), 128, dtype=torch.uint8),
+        ),
+        IntegerCodes(
+            method="gptq3",
+            shape=sab.shape,
+            block_size=BLOCK,
+            bits=3,
+            levels=levels % 8,
+            scale=sab.row_scale[0],
+            zero=torch.full_like(sab.row_scale[0], 4, dtype=torch.uint8),
+        ),
+    ]
+
+
 def _cases(
-    shape: tuple[int, int], batches: tuple[int, ...], seconds: float, now: Callable[[], float], bandwidth: float
+    codes: LinearCodes, batches: tuple[int, ...], seconds: float, now: Callable[[], float], bandwidth: float
 ) -> list[dict[str, Any]]:
-    codes = random_codes(*shape)
+    shape = codes.shape
     dense = codes.dense()
     short = dense.bfloat16()
     packed = PackedLinear(codes)
@@ -127,6 +175,7 @@ def _cases(
             speed = packed.resident_bytes / best[mode] / 1e9
             found.append(
                 {
+                    "method": codes.method,
                     "shape": list(shape),
                     "batch": batch,
                     "mode": mode,

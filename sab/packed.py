@@ -50,7 +50,7 @@ class PackedLinear(nn.Module):
     as in exact mode).
 
     On a CPU with a C compiler the C kernel runs, on a CUDA device with Triton its kernel (float32 sums; from 3 tokens
-    on, W in the dtype of x), for every method but pb-llm; else the reference, on any device. SAB_KERNEL forces
+    on, W in the dtype of x) for every method but pb-llm; else the reference, on any device. SAB_KERNEL forces
     `reference`, `triton` or a path of the C kernel.
     """
 

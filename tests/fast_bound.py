@@ -22,6 +22,7 @@ def fast_error_bound(tiles: Tiles, x: Tensor) -> Tensor:
     arranged = torch.nn.functional.pad(x, (0, 1))[:, column.long()].double()  # [tokens, blocks, places]
     tail = torch.arange(places)[None] >= tensors["start"][:, None]
     scale = tensors["scale"] if of["small"] else tensors["scale"].view(torch.float16)
+    scale = scale.expand(blocks, -1, -1, -1)  # where all blocks share them
     scale = scale.double().abs().permute(2, 0, 1, 3).reshape(of["parameters"], blocks, -1)  # [p, blocks, n]
     if of["small"]:
         scale = scale * tensors["step"].view(torch.float16).double().abs().reshape(-1)

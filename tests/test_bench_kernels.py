@@ -14,12 +14,14 @@ needs_c = pytest.mark.skipif(cpu.load() is None, reason="no C compiler")
 @needs_c
 def test_every_case_is_named_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_kernels, "QUICK", (((64, 256),), (1, 64)))
+    monkeypatch.setattr(bench_kernels, "FORMATS_AT", ((64, 256), (1,)))
     monkeypatch.setattr(bench_kernels.DECODER, "hidden", 128)
     monkeypatch.setattr(bench_kernels.DECODER, "inner", 256)
     monkeypatch.setattr(bench_kernels.DECODER, "heads", 4)
     found = bench_kernels.kernels(quick=True, seconds=0.01)
-    assert [(case["batch"], case["mode"]) for case in found["cases"]] == [
-        *((1, "exact"), (1, "fast"), (64, "exact"), (64, "fast"))
+    assert [(case["method"], case["batch"], case["mode"]) for case in found["cases"]] == [
+        *(("sab", batch, mode) for batch in (1, 64) for mode in cpu.MODES),
+        *((method, 1, mode) for method in ("billm", "pb-llm", "gptq3") for mode in cpu.MODES),
     ]
     for case in found["cases"]:
         times = case["milliseconds"]
@@ -34,6 +36,11 @@ def test_random_codes_have_the_format_s_share_of_salient_columns() -> None:
     codes = bench_kernels.random_codes(256, 1024)
     assert codes.salient_fraction == pytest.approx(bench_kernels.SALIENT / bench_kernels.BLOCK)
     assert 2.5 < count_bits(codes).all_in < 3.1
+
+
+def test_random_formats_are_as_large_as_those_of_their_methods() -> None:
+    bits = {codes.method: count_bits(codes).all_in for codes in bench_kernels.random_formats(512, 1024)}
+    assert bits == pytest.approx({"billm": 2.97, "pb-llm": 2.82, "gptq3": 3.15}, abs=0.06)
 
 
 def test_the_cpu_clock_counts_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

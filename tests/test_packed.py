@@ -160,7 +160,8 @@ def test_the_kernel_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     library = cpu.load()
     assert library is not None
     assert linear.kernel == f"c {library.path} {linear._arranged().runs('fast')}"
-    assert PackedLinear(codes_of("pb-llm", 21, 70, block_size=32)).kernel == "reference"
+    assert PackedLinear(codes_of("pb-llm", 21, 70, block_size=32)).kernel == f"c {library.path} exact"
+    assert PackedLinear(codes_of("pb-llm", 21, 280, block_size=136)).kernel == "reference"
     monkeypatch.setenv(CHOICE, "portable")
     assert PackedLinear(codes).kernel == "c portable exact"
     monkeypatch.setenv(CHOICE, "reference")

@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from sab import chat, packed
-from sab.runs import ASSET_RUNS
 from viz.pages import sides
 from viz.pages.store import Store
 
@@ -46,7 +45,7 @@ def test_until_the_kernel_is_ready_a_run_is_simulated(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("run", ["sab", "sab-h", "gptq2"])
+@pytest.mark.parametrize("run", ["sab", "sab-h", "gptq2", "pb-llm"])
 def test_a_packed_run_gives_the_same_answer_in_less_memory(store: Store, run: str) -> None:
     found = sides.runtime(store, run)
     assert not found.simulated
@@ -60,8 +59,6 @@ def test_a_packed_run_gives_the_same_answer_in_less_memory(store: Store, run: st
 
 @pytest.mark.usefixtures("kernel")
 def test_what_the_kernel_cannot_hold_stays_simulated(store: Store) -> None:
-    assert (ASSET_RUNS / "pb-llm").exists()
-    assert sides.runtime(store, "pb-llm").simulated
     assert sides.runtime(store, "sab~gptq2").simulated  # a run's layers laid over another
     assert not sides.runtime(store, "").simulated
     assert sides.side_head(store, "")["tags"] == []

@@ -12,6 +12,9 @@ Signs s in {-1, 1} with a group bit g are kept as planes a = s and b = s (-1)^g:
 
 exact: tables of floats. fast: tables of int8, one scale per block, token and table; sums are exact integers.
 
+Kept weights (levels of 8 bits somewhere in a row, PB-LLM) have the sign -1 in the plane; what that gives them is taken
+back and their own value put in its place, in floats in both modes: each input is gathered by its index.
+
 The second half of this file is included once for every instruction set and mode. */
 #ifndef PATH
 
@@ -38,7 +41,8 @@ enum { ONE = 0, SHARED = 1, SPLIT = 2, INTEGER = 3, NONE = 4 };    /* what a par
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VNNI = 3 };
 enum { GROUP = 16, PANEL = 2048, DEEP = 32 };                       /* prefill: tiles, columns, columns of one step */
 enum { TOGETHER = 8, NEAR = 512 };                                  /* by vectors: tokens, columns that stay near */
-enum { MOST_UNITS = 128 };                                          /* of a block whose sums fit 16 bits (AVX2) */
+enum { KEPT_BLOCK = 128 };                                         /* columns of a block that may have kept weights */
+enum { MOST_UNITS = 64 };                                           /* of a block whose sums fit 16 bits (AVX2) */
 enum { VECTORS = 0, MATRIX_UNIT = 1 };                             /* what multiplies bfloat16 */
 enum { TABLES = 6 };                                               /* main 0 1, tail 2 3, second signs 4 5 */
 
@@ -46,15 +50,21 @@ typedef struct {
     int64_t rows, width, tiles, blocks, block_size, units;         /* units in a block: even */
     int64_t planes, main_kind, tail_kind, slots, residuals, means, parameters, small;
     int64_t columns, second_columns, tail_units;
+    int64_t scale_blocks, kept_blocks;                             /* blocks, or 1 where all share; blocks, or 0 */
     const uint32_t *words;                                         /* [blocks, tiles, planes, units / 2, 16] */
     const uint32_t *second;                                        /* [ceil(tail_units / 2), tiles, 16] */
-    const void *scale;                                             /* [blocks, tiles, parameters, 16] f16 or i8 */
+    const void *scale;                                             /* [scale_blocks, tiles, parameters, 16] f16, i8 */
     const uint8_t *zero;                                           /* [blocks, tiles, 16] */
     const uint16_t *step;                                          /* [tiles, 16] f16 */
     const uint16_t *column;                                        /* [columns, blocks, units * 16] f16 */
     const uint16_t *second_column;                                 /* [second_columns, tail_units * 16] f16 */
     const uint16_t *order;                                         /* [blocks, units * 16] */
     const int32_t *start;                                          /* [blocks] first salient position */
+    const uint8_t *kept_level, *kept_index;                        /* [kept + 16] row by row; column inside the block */
+    const uint8_t *kept_count;                                     /* [rows, kept_blocks] */
+    const int64_t *kept_start;                                     /* [rows] first of the row in the two above */
+    const uint16_t *kept_scale;                                    /* [tiles, 16] f16 */
+    const uint8_t *kept_zero;                                      /* [tiles, 16] */
 } Layer;
 
 typedef struct {
@@ -102,6 +112,12 @@ static inline float half_to_float(uint16_t half) {
     return value;
 }
 
+static inline uint16_t to_nearest(float value) { /* in bfloat16, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 /* Column scales of one block as floats [4, places]: of the first signs by group bit, then of the second signs. */
 static void column_scales(const Layer *layer, int64_t block, int64_t tail_unit, float *column) {
     int64_t places = layer->units * LANES, low = layer->start[block] / LANES;
@@ -116,6 +132,11 @@ static void column_scales(const Layer *layer, int64_t block, int64_t tail_unit, 
                     layer->second_column[(other * layer->tail_units + tail_unit - low) * LANES + c]);
         }
     }
+}
+
+static inline const void *scale_of(const Layer *layer, int64_t block, int64_t tile) {
+    int64_t at = (layer->scale_blocks > 1 ? block * layer->tiles : 0) + tile;
+    return (const char *)layer->scale + at * layer->parameters * LANES * (layer->small ? 1 : 2);
 }
 
 static void worker(void *data) {
@@ -399,11 +420,12 @@ static int units(void) { return 0; }
 #endif
 
 /* y [batch, rows], float or bfloat16, = x W^T with x [batch, width] and W in bfloat16. `halves`: room for the batch, filled
-   up to a multiple of 32, times all places of the blocks. As sab_multiply, or -3 without that unit or for blocks that are
-   too wide. */
+   up to a multiple of 32, times all places of the blocks. As sab_multiply, or -3 without that unit, for blocks that are
+   too wide, or with kept weights. */
 int sab_prefill(const Layer *layer, const uint16_t *x, uint16_t *halves, void *y, int64_t batch, int bfloat, int unit,
                 int threads, Parallel parallel) {
     if (unit < VECTORS || unit > MATRIX_UNIT || !(units() >> unit & 1) || layer->units * LANES > PANEL) return -3;
+    if (layer->kept_blocks) return -3;
     Job order = {.layer = layer, .x = x, .halves = halves, .batch = batch, .last_tile = (batch + 31) / 32 * 2,
                  .body = arrange};
     Job job = {.layer = layer, .halves = halves, .y = y, .batch = batch, .last_tile = layer->tiles,
@@ -493,8 +515,9 @@ int sab_unpack(const Layer *layer, void *dense, int64_t first_tile, int64_t coun
 #define SUM __m512i
 #define SUM_ZERO _mm512_setzero_si512()
 #define total_of(sum) _mm512_cvtepi32_ps(sum)
-INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
-    VU at = _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0F0F0F0F), _mm512_set1_epi32(0x30201000), 0xEA);
+INLINE void NAME(look_up)(VU w, const char *table, SUM *sum, int less) { /* the other half of a table is less itself */
+    VU at = _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0F0F0F0F), _mm512_set1_epi32(less ? 0x38281808 : 0x30201000),
+                                      0x6A);
     *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi8(1), _mm512_permutexvar_epi8(at, load_u(table)));
 }
 #else
@@ -572,7 +595,7 @@ INLINE VU NAME(by_cell)(VU w) {
     return (VU){_mm256_permute4x64_epi64(_mm256_unpacklo_epi32(l, h), 0xD8),
                 _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(l, h), 0xD8)};
 }
-/* Pairs of cells in 16 bits: an entry is at most 127, so MOST_UNITS of a block fit. */
+/* Pairs of cells in 16 bits: an entry is at most 127, so MOST_UNITS of a block fit, each looked up in both planes. */
 #define SUM VU
 #define SUM_ZERO {_mm256_setzero_si256(), _mm256_setzero_si256()}
 INLINE __m256i NAME(cells_of)(__m256i sum) {
@@ -585,12 +608,14 @@ INLINE VF NAME(total_of)(VU sum) {
                 _mm256_cvtepi32_ps(_mm256_permute2x128_si256(l, h, 0x31))};
 }
 #define total_of NAME(total_of)
-INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
+INLINE void NAME(look_up)(VU w, const char *table, SUM *sum, int less) {
     __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi8(1);
     __m256i l = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)table), _mm256_and_si256(w.l, nibble));
     __m256i h = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(table + 32)), _mm256_and_si256(w.h, nibble));
-    sum->l = _mm256_add_epi16(sum->l, _mm256_maddubs_epi16(ones, _mm256_unpacklo_epi8(l, h)));
-    sum->h = _mm256_add_epi16(sum->h, _mm256_maddubs_epi16(ones, _mm256_unpackhi_epi8(l, h)));
+    __m256i low = _mm256_maddubs_epi16(ones, _mm256_unpacklo_epi8(l, h));
+    __m256i high = _mm256_maddubs_epi16(ones, _mm256_unpackhi_epi8(l, h));
+    sum->l = less ? _mm256_sub_epi16(sum->l, low) : _mm256_add_epi16(sum->l, low);
+    sum->h = less ? _mm256_sub_epi16(sum->h, high) : _mm256_add_epi16(sum->h, high);
 }
 #else
 #define SUM VF
@@ -614,15 +639,19 @@ INLINE void NAME(store_bfloat)(uint16_t *to, VF value) {
     __m256i both = _mm256_packus_epi32(NAME(rounded)(value.l), NAME(rounded)(value.h));
     _mm256_storeu_si256((__m256i *)to, _mm256_permute4x64_epi64(both, 0xD8));
 }
-INLINE __m256 NAME(looked_up)(__m256i w, __m256 table, int cell) {
-    __m256i sign = _mm256_and_si256(_mm256_slli_epi32(w, 28 - 8 * cell), _mm256_set1_epi32((int)0x80000000u));
-    return _mm256_xor_ps(_mm256_permutevar8x32_ps(table, _mm256_srli_epi32(w, 8 * cell)), _mm256_castsi256_ps(sign));
+INLINE __m256i NAME(sign_of)(__m256i w, int cell) {
+    return _mm256_and_si256(_mm256_slli_epi32(w, 28 - 8 * cell), _mm256_set1_epi32((int)0x80000000u));
 }
-INLINE void NAME(unit)(VU w, const char *table, SUM *sum) {
-    for (int cell = 0; cell < CELLS; cell++) {
-        __m256 values = _mm256_loadu_ps((const float *)table + 16 * cell);
-        sum->l = _mm256_add_ps(sum->l, NAME(looked_up)(w.l, values, cell));
-        sum->h = _mm256_add_ps(sum->h, NAME(looked_up)(w.h, values, cell));
+INLINE __m256 NAME(entry)(__m256i at, __m256i sign, const char *table, int cell) {
+    __m256 entries = _mm256_loadu_ps((const float *)table + 16 * cell);
+    return _mm256_xor_ps(_mm256_permutevar8x32_ps(entries, at), _mm256_castsi256_ps(sign));
+}
+INLINE void NAME(look_up)(VU w, const char *table, SUM *sum, int less) {
+    UNROLLED for (int cell = 0; cell < CELLS; cell++) {
+        __m256 l = NAME(entry)(_mm256_srli_epi32(w.l, 8 * cell), NAME(sign_of)(w.l, cell), table, cell);
+        __m256 h = NAME(entry)(_mm256_srli_epi32(w.h, 8 * cell), NAME(sign_of)(w.h, cell), table, cell);
+        sum->l = less ? _mm256_sub_ps(sum->l, l) : _mm256_add_ps(sum->l, l);
+        sum->h = less ? _mm256_sub_ps(sum->h, h) : _mm256_add_ps(sum->h, h);
     }
 }
 #endif
@@ -691,12 +720,15 @@ typedef struct { float v[LANES]; } SUM;
 #define ENTRY float
 INLINE VF NAME(total_of)(SUM s) { return NAME(load_f)(s.v); }
 #endif
-static __attribute__((noinline)) void NAME(unit)(VU w, const char *table, SUM *sum) {
+static __attribute__((noinline)) void NAME(look_up)(VU w, const char *table, SUM *sum, int less) {
     const ENTRY *entries = (const ENTRY *)table;
     uint32_t words[LANES];
     memcpy(words, &w, sizeof words);
     for (int r = 0; r < LANES; r++)
-        for (int cell = 0; cell < CELLS; cell++) sum->v[r] += entries[16 * cell + (words[r] >> 8 * cell & 15)];
+        for (int cell = 0; cell < CELLS; cell++) {
+            ENTRY entry = entries[16 * cell + (words[r] >> 8 * cell & 15)];
+            sum->v[r] += less ? -entry : entry;
+        }
 }
 #undef ENTRY
 #endif
@@ -736,12 +768,42 @@ static __attribute__((noinline)) void NAME(unit)(VU w, const char *table, SUM *s
 typedef SUM NAME(Total);
 #endif
 #if PATH == 2
-INLINE void NAME(unit)(VU w, const char *table, NAME(Total) *sum) {
+INLINE void NAME(look_up)(VU w, const char *table, NAME(Total) *sum, int less) {
     const float *entries = (const float *)table;
-    sum->even = add(sum->even, _mm512_permutexvar_ps(w, load_f(entries)));
-    sum->odd = add(sum->odd, _mm512_permutexvar_ps(_mm512_srli_epi32(w, 8), load_f(entries + 16)));
-    sum->even = add(sum->even, _mm512_permutexvar_ps(_mm512_srli_epi32(w, 16), load_f(entries + 32)));
-    sum->odd = add(sum->odd, _mm512_permutexvar_ps(_mm512_srli_epi32(w, 24), load_f(entries + 48)));
+    UNROLLED for (int cell = 0; cell < CELLS; cell += 2) {
+        VF even = _mm512_permutexvar_ps(_mm512_srli_epi32(w, 8 * cell), load_f(entries + 16 * cell));
+        VF odd = _mm512_permutexvar_ps(_mm512_srli_epi32(w, 8 * cell + 8), load_f(entries + 16 * cell + 16));
+        sum->even = less ? sub(sum->even, even) : add(sum->even, even);
+        sum->odd = less ? sub(sum->odd, odd) : add(sum->odd, odd);
+    }
+}
+#endif
+
+#if PATH < 4
+/* sum += what sixteen rows look up in a unit. */
+INLINE void NAME(unit)(VU w, const char *table, NAME(Total) *sum) { NAME(look_up)(w, table, sum, 0); }
+
+/* Both planes of a unit: their sum by the first group's table, their difference by the second's. */
+INLINE void NAME(unit_pair)(VU w, VU v, const char *one, const char *two, NAME(Total) *both, NAME(Total) *apart) {
+#if PATH == 1 && !FAST /* where an entry lies is the same in both tables */
+    for (int plane = 0; plane < 2; plane++)
+        UNROLLED for (int cell = 0; cell < CELLS; cell++) {
+            VU from = plane ? v : w;
+            __m256i at = _mm256_srli_epi32(from.l, 8 * cell), sign = NAME(sign_of)(from.l, cell);
+            __m256 entry = NAME(entry)(at, sign, two, cell);
+            both->l = _mm256_add_ps(both->l, NAME(entry)(at, sign, one, cell));
+            apart->l = plane ? _mm256_sub_ps(apart->l, entry) : _mm256_add_ps(apart->l, entry);
+            at = _mm256_srli_epi32(from.h, 8 * cell), sign = NAME(sign_of)(from.h, cell);
+            entry = NAME(entry)(at, sign, two, cell);
+            both->h = _mm256_add_ps(both->h, NAME(entry)(at, sign, one, cell));
+            apart->h = plane ? _mm256_sub_ps(apart->h, entry) : _mm256_add_ps(apart->h, entry);
+        }
+#else
+    NAME(look_up)(w, one, both, 0);
+    NAME(look_up)(w, two, apart, 0);
+    NAME(look_up)(v, one, both, 0);
+    NAME(look_up)(v, two, apart, 1);
+#endif
 }
 #endif
 
@@ -864,7 +926,7 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
     const uint32_t *other = words + units / 2 * LANES;
     int64_t mean = layer->slots + layer->residuals;
     VF total = load_f(y), halved = splat(0.5f);
-    NAME(Total) a = SUM_ZERO, b = SUM_ZERO, c = SUM_ZERO, d = SUM_ZERO;
+    NAME(Total) a = SUM_ZERO, b = SUM_ZERO, c = SUM_ZERO;
     switch (layer->main_kind) {
         case ONE:
             for (int64_t u = 0; u < main_units; u++) NAME(unit)(NAME(plane)(words, u), TABLE(0, u), &a);
@@ -889,19 +951,12 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
         case SPLIT:
             for (int64_t u = 0; u < main_units; u += 2) { /* both nibbles of a dword in one round */
                 VU w = load_u(words + u / 2 * LANES), v = load_u(other + u / 2 * LANES);
-                NAME(unit)(w, TABLE(0, u), &a);
-                NAME(unit)(v, TABLE(0, u), &b);
-                NAME(unit)(w, TABLE(1, u), &c);
-                NAME(unit)(v, TABLE(1, u), &d);
+                NAME(unit_pair)(w, v, TABLE(0, u), TABLE(1, u), &a, &b);
                 if (u + 1 == main_units) break;
-                w = high_nibbles(w), v = high_nibbles(v);
-                NAME(unit)(w, TABLE(0, u + 1), &a);
-                NAME(unit)(v, TABLE(0, u + 1), &b);
-                NAME(unit)(w, TABLE(1, u + 1), &c);
-                NAME(unit)(v, TABLE(1, u + 1), &d);
+                NAME(unit_pair)(high_nibbles(w), high_nibbles(v), TABLE(0, u + 1), TABLE(1, u + 1), &a, &b);
             }
-            total = fma3(total, mul(halved, PARAMETER(0)), add(VALUE(a, 0), VALUE(b, 0)));
-            total = fma3(total, mul(halved, PARAMETER(1)), sub(VALUE(c, 1), VALUE(d, 1)));
+            total = fma3(total, mul(halved, PARAMETER(0)), VALUE(a, 0));
+            total = fma3(total, mul(halved, PARAMETER(1)), VALUE(b, 1));
             break;
         default: { /* level = sum of 2^k (1 + sign) / 2 over the planes k */
             float middle = (float)((1 << layer->planes) - 1) / 2;
@@ -916,39 +971,141 @@ INLINE void NAME(tile)(const Layer *layer, const Lookup *lookup, int64_t start, 
         }
     }
     if (layer->tail_kind != NONE && low < units) {
-        NAME(Total) e = SUM_ZERO, f = SUM_ZERO, g = SUM_ZERO, h = SUM_ZERO, i = SUM_ZERO, j = SUM_ZERO, k = SUM_ZERO,
-                    l = SUM_ZERO;
+        NAME(Total) d = SUM_ZERO, e = SUM_ZERO, f = SUM_ZERO, g = SUM_ZERO;
         int64_t step = layer->tiles * LANES, salient = layer->planes == 2 ? 2 : 1, slots = layer->slots;
         int own = layer->main_kind == SPLIT ? 4 : 2; /* the table of the second signs */
         for (int64_t u = low; u < units; u++, tail_unit++) {
             VU w = NAME(plane)(words, u), t = load_u(second + tail_unit / 2 * step);
             if (tail_unit & 1) t = high_nibbles(t);
-            NAME(unit)(w, TABLE(2, u), &e);
-            NAME(unit)(t, TABLE(own, u), &g);
-            if (layer->tail_kind == ONE) continue;
+            if (layer->tail_kind == ONE) {
+                NAME(unit)(w, TABLE(2, u), &d);
+                NAME(unit)(t, TABLE(own, u), &f);
+                continue;
+            }
             VU v = NAME(plane)(other, u), s = xor_u(t, xor_u(w, v));
-            NAME(unit)(v, TABLE(2, u), &f);
-            NAME(unit)(s, TABLE(own, u), &h);
-            if (layer->tail_kind == SHARED) continue;
-            NAME(unit)(w, TABLE(3, u), &i);
-            NAME(unit)(v, TABLE(3, u), &j);
-            NAME(unit)(t, TABLE(5, u), &k);
-            NAME(unit)(s, TABLE(5, u), &l);
+            if (layer->tail_kind == SPLIT) {
+                NAME(unit_pair)(w, v, TABLE(2, u), TABLE(3, u), &d, &e);
+                NAME(unit_pair)(t, s, TABLE(4, u), TABLE(5, u), &f, &g);
+                continue;
+            }
+            NAME(unit)(w, TABLE(2, u), &d);
+            NAME(unit)(v, TABLE(2, u), &e);
+            NAME(unit)(t, TABLE(own, u), &f);
+            NAME(unit)(s, TABLE(own, u), &g);
         }
         if (layer->tail_kind == ONE) {
-            total = fma3(total, PARAMETER(salient), VALUE(e, 2));
-            total = fma3(total, PARAMETER(slots), VALUE(g, own));
+            total = fma3(total, PARAMETER(salient), VALUE(d, 2));
+            total = fma3(total, PARAMETER(slots), VALUE(f, own));
             if (layer->means) total = fma3(total, PARAMETER(mean + salient), splat(lookup->tail_sum));
         } else {
             int split = layer->tail_kind == SPLIT;
-            total = fma3(total, mul(halved, PARAMETER(2)), add(VALUE(e, 2), VALUE(f, 2)));
-            total = fma3(total, mul(halved, PARAMETER(3)), split ? sub(VALUE(i, 3), VALUE(j, 3)) : sub(VALUE(e, 2), VALUE(f, 2)));
-            total = fma3(total, mul(halved, PARAMETER(slots)), add(VALUE(g, own), VALUE(h, own)));
-            total = fma3(total, mul(halved, PARAMETER(slots + 1)),
-                         split ? sub(VALUE(k, 5), VALUE(l, 5)) : sub(VALUE(g, own), VALUE(h, own)));
+            VF both = VALUE(d, 2), apart = VALUE(e, 2 + split), second_both = VALUE(f, own),
+               second_apart = VALUE(g, own + split);
+            if (!split) { /* sums of either plane */
+                VF first = both;
+                both = add(first, apart), apart = sub(first, apart), first = second_both;
+                second_both = add(first, second_apart), second_apart = sub(first, second_apart);
+            }
+            total = fma3(total, mul(halved, PARAMETER(2)), both);
+            total = fma3(total, mul(halved, PARAMETER(3)), apart);
+            total = fma3(total, mul(halved, PARAMETER(slots)), second_both);
+            total = fma3(total, mul(halved, PARAMETER(slots + 1)), second_apart);
         }
     }
     store_f(y, total);
+}
+
+#if PATH >= 2
+typedef VF NAME(Kept);
+INLINE float NAME(across)(VF v) { return _mm512_reduce_add_ps(v); }
+/* The inputs of a block, which the indices of kept weights choose from: up to 128 in eight registers. */
+typedef struct { VF part[KEPT_BLOCK / LANES]; } NAME(Inputs);
+INLINE NAME(Inputs) NAME(inputs_of)(const float *x, int64_t columns) {
+    NAME(Inputs) inputs;
+    UNROLLED for (int p = 0; p < KEPT_BLOCK / LANES; p++) {
+        int64_t left = columns - p * LANES;
+        inputs.part[p] = _mm512_maskz_loadu_ps((__mmask16)(left >= LANES ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0),
+                                               x + p * LANES);
+    }
+    return inputs;
+}
+INLINE void NAME(kept_of)(const NAME(Inputs) *x, const uint8_t *level, const uint8_t *index, int64_t count, float zero,
+                          NAME(Kept) *inputs, NAME(Kept) *levels) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        __mmask16 there = (__mmask16)(count - i < LANES ? (1u << (count - i)) - 1 : 0xFFFF);
+        __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(index + i)));
+        __mmask16 odd = _mm512_test_epi32_mask(at, _mm512_set1_epi32(32));
+        __mmask16 upper = _mm512_test_epi32_mask(at, _mm512_set1_epi32(64));
+        VF low = _mm512_mask_blend_ps(odd, _mm512_permutex2var_ps(x->part[0], at, x->part[1]),
+                                      _mm512_permutex2var_ps(x->part[2], at, x->part[3]));
+        VF high = _mm512_mask_blend_ps(odd, _mm512_permutex2var_ps(x->part[4], at, x->part[5]),
+                                       _mm512_permutex2var_ps(x->part[6], at, x->part[7]));
+        VF input = _mm512_maskz_mov_ps(there, _mm512_mask_blend_ps(upper, low, high));
+        *inputs = add(*inputs, input);
+        *levels = fma3(*levels, input, sub(load_byte(level + i), splat(zero)));
+    }
+}
+#else
+typedef const float *NAME(Inputs);
+INLINE NAME(Inputs) NAME(inputs_of)(const float *x, int64_t columns) { return columns ? x : NULL; }
+#if PATH == 1
+typedef __m256 NAME(Kept);
+INLINE float NAME(across)(__m256 v) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+INLINE void NAME(kept_of)(const NAME(Inputs) *x, const uint8_t *level, const uint8_t *index, int64_t count, float zero,
+                          NAME(Kept) *inputs, NAME(Kept) *levels) {
+    __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (int64_t i = 0; i < count; i += 8) {
+        __m256 there = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)(count - i)), lanes));
+        __m256i at = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(index + i)));
+        __m256 input = _mm256_mask_i32gather_ps(_mm256_setzero_ps(), *x, at, there, 4);
+        __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(level + i))));
+        *inputs = _mm256_add_ps(*inputs, input);
+        *levels = _mm256_fmadd_ps(input, _mm256_sub_ps(value, _mm256_set1_ps(zero)), *levels);
+    }
+}
+#else
+typedef float NAME(Kept);
+INLINE float NAME(across)(float v) { return v; }
+INLINE void NAME(kept_of)(const NAME(Inputs) *x, const uint8_t *level, const uint8_t *index, int64_t count, float zero,
+                          NAME(Kept) *inputs, NAME(Kept) *levels) {
+    for (int64_t i = 0; i < count; i++) {
+        float input = (*x)[index[i]];
+        *inputs += input;
+        *levels += input * ((float)level[i] - zero);
+    }
+}
+#endif
+#endif
+
+/* y [16] += what the kept weights of a tile give one token, less what their signs gave it. */
+static TARGET void NAME(kept)(const Layer *layer, int64_t tile, const float *x, float *y) {
+    NAME(Kept) inputs[LANES], levels[LANES]; /* sums of x and of (level - zero) x by row, in lanes */
+    float input[LANES] = {0}, level[LANES] = {0};
+    int64_t next[LANES], first = tile * LANES, rows = layer->rows - first < LANES ? layer->rows - first : LANES;
+    const void *scale = scale_of(layer, 0, tile);
+    memset(inputs, 0, sizeof inputs);
+    memset(levels, 0, sizeof levels);
+    for (int64_t r = 0; r < rows; r++) next[r] = layer->kept_start[first + r];
+    for (int64_t block = 0; block < layer->kept_blocks; block++) {
+        int64_t column = block * layer->block_size, left = layer->width - column;
+        NAME(Inputs) here = NAME(inputs_of)(x + column, left < layer->block_size ? left : layer->block_size);
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t count = layer->kept_count[(first + r) * layer->kept_blocks + block];
+            NAME(kept_of)(&here, layer->kept_level + next[r], layer->kept_index + next[r], count,
+                          layer->kept_zero[first + r], &inputs[r], &levels[r]);
+            next[r] += count;
+        }
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        input[r] = NAME(across)(inputs[r]);
+        level[r] = NAME(across)(levels[r]);
+    }
+    VF total = fma3(load_f(y), load_half(layer->kept_scale + first), load_f(level));
+    store_f(y, fma3(total, sub(PARAMETER(0), PARAMETER(1)), load_f(input)));
 }
 
 static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t last_tile) {
@@ -968,7 +1125,7 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
     for (int64_t token = 0; token < together; token++)
         for (int64_t index = 0; index < TABLES; index++)
             lookups[token].table[index] = tables + (token * TABLES + index) * table_bytes;
-    int64_t size = layer->small ? 1 : 2, words_step = layer->planes * layer->units / 2 * LANES;
+    int64_t words_step = layer->planes * layer->units / 2 * LANES;
     for (int64_t first = 0; first < job->batch; first += together) {
         int64_t count = job->batch - first < together ? job->batch - first : together, tail_unit = 0;
         memset(sums, 0, sums_bytes);
@@ -981,9 +1138,9 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
                 for (int64_t token = 0; token < count; token++)
                     for (int64_t tile = piece; tile < tiles && tile < piece + PIECE; tile++) {
                         int64_t at = block * layer->tiles + first_tile + tile;
-                        const char *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
                         NAME(tile)(layer, &lookups[token], start, tail_unit, layer->words + at * words_step,
-                                   layer->second + (first_tile + tile) * LANES, scale, layer->zero + at * LANES,
+                                   layer->second + (first_tile + tile) * LANES,
+                                   scale_of(layer, block, first_tile + tile), layer->zero + at * LANES,
                                    sums + (token * tiles + tile) * LANES);
                     }
             tail_unit += layer->units - start / LANES;
@@ -993,6 +1150,8 @@ static TARGET int NAME(multiply)(const void *data, int64_t first_tile, int64_t l
             for (int64_t token = 0; token < count; token++) {
                 float *sum = sums + (token * tiles + tile) * LANES;
                 if (layer->step) store_f(sum, mul(load_f(sum), load_half(layer->step + row)));
+                if (layer->kept_blocks)
+                    NAME(kept)(layer, first_tile + tile, (const float *)job->x + (first + token) * layer->width, sum);
                 memcpy((float *)job->y + (first + token) * layer->rows + row, sum, (size_t)kept * sizeof(float));
             }
         }
@@ -1057,9 +1216,9 @@ INLINE void NAME(unpack_unit)(int first, int last, VU w, VU high, VU t, const NA
 /* One tile of one block in the order of its places, [places, 16], float or bfloat16. `column`: [4, places]. */
 static TARGET void NAME(unpack_tile)(const Layer *layer, int64_t block, int64_t tail_unit, int64_t tile,
                                      const float *column, void *plain, int bfloat) {
-    int64_t places = layer->units * LANES, dwords = layer->units / 2, size = layer->small ? 1 : 2;
+    int64_t places = layer->units * LANES, dwords = layer->units / 2;
     int64_t start = layer->start[block], low = start / LANES, at = block * layer->tiles + tile;
-    const void *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+    const void *scale = scale_of(layer, block, tile);
     const uint32_t *words = layer->words + at * layer->planes * dwords * LANES;
     VF step = layer->step ? load_half(layer->step + tile * LANES) : splat(1);
     NAME(Rows) rows = NAME(rows_of)(layer, scale, step, 0), salient = NAME(rows_of)(layer, scale, step, 1);
@@ -1124,9 +1283,9 @@ INLINE void pair_unit(int mixed, int from, VU w, VU high, VU t, const NAME(Rows)
 /* One tile of one block without row means, as `interleave` gives it. */
 static TARGET void unpack_pairs(const Layer *layer, int64_t block, int64_t tail_unit, int64_t tile, const float *column,
                                 uint16_t *pairs) {
-    int64_t places = layer->units * LANES, dwords = layer->units / 2, size = layer->small ? 1 : 2;
+    int64_t places = layer->units * LANES, dwords = layer->units / 2;
     int64_t start = layer->start[block], low = start / LANES, at = block * layer->tiles + tile;
-    const void *scale = (const char *)layer->scale + at * layer->parameters * LANES * size;
+    const void *scale = scale_of(layer, block, tile);
     const uint32_t *words = layer->words + at * layer->planes * dwords * LANES;
     VF step = layer->step ? load_half(layer->step + tile * LANES) : splat(1);
     NAME(Rows) rows = NAME(rows_of)(layer, scale, step, 0), salient = NAME(rows_of)(layer, scale, step, 1);
@@ -1148,20 +1307,43 @@ static TARGET void unpack_pairs(const Layer *layer, int64_t block, int64_t tail_
 #endif
 
 #if PATH < 4
+/* The kept weights of one tile of one block into [places, 16]; where there are any, a place is a column. */
+static TARGET void NAME(put_kept)(const Layer *layer, int64_t block, int64_t tile, int64_t *next, void *plain, int bfloat) {
+    float scale[LANES];
+    store_f(scale, load_half(layer->kept_scale + tile * LANES));
+    for (int64_t r = 0; r < LANES && tile * LANES + r < layer->rows; r++) {
+        int64_t row = tile * LANES + r, last = next[r] + layer->kept_count[row * layer->kept_blocks + block];
+        for (; next[r] < last; next[r]++) {
+            int64_t at = layer->kept_index[next[r]] * LANES + r;
+            float value = scale[r] * ((float)layer->kept_level[next[r]] - (float)layer->kept_zero[row]);
+            if (bfloat)
+                ((uint16_t *)plain)[at] = to_nearest(value);
+            else
+                ((float *)plain)[at] = value;
+        }
+    }
+}
+
 static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t last_tile) {
     const Job *job = data;
     const Layer *layer = job->layer;
     int64_t places = layer->units * LANES, tail_unit = 0, wide = job->last_tile - job->first_tile;
     int64_t bytes = LANES * (job->bfloat ? 2 : 4); /* of a column of a tile */
-    char *memory = malloc((size_t)(places * (4 * (int64_t)sizeof(float) + bytes)));
+    int64_t next_bytes = (last_tile - first_tile) * LANES * (int64_t)sizeof(int64_t);
+    char *memory = malloc((size_t)(next_bytes + places * (4 * (int64_t)sizeof(float) + bytes)));
     if (!memory) return -1;
-    float *column = (float *)memory;
-    char *plain = memory + places * 4 * (int64_t)sizeof(float);
+    int64_t *next = (int64_t *)memory; /* kept weight of each row */
+    float *column = (float *)(memory + next_bytes);
+    char *plain = memory + next_bytes + places * 4 * (int64_t)sizeof(float);
+    for (int64_t row = first_tile * LANES; layer->kept_blocks && row < last_tile * LANES && row < layer->rows; row++)
+        next[row - first_tile * LANES] = layer->kept_start[row];
     for (int64_t block = 0; block < layer->blocks; block++) {
         const uint16_t *order = layer->order + block * places;
         column_scales(layer, block, tail_unit, column);
         for (int64_t tile = first_tile; tile < last_tile; tile++) {
             NAME(unpack_tile)(layer, block, tail_unit, tile, column, plain, job->bfloat);
+            if (layer->kept_blocks)
+                NAME(put_kept)(layer, block, tile, next + (tile - first_tile) * LANES, plain, job->bfloat);
             char *to = (char *)job->dense + (block * layer->block_size * wide + tile - job->first_tile) * bytes;
             for (int64_t c = 0; c < places; c++) { /* sizes the compiler knows make plain moves */
                 if (order[c] == PADDING) continue;

@@ -31,14 +31,25 @@ from torch import Tensor
 
 from sab.devices import CHOICE
 from sab.errors import SabError
-from sab.kernels.tiles import INTEGER, LANES, NONE, ONE, SHARED, SPLIT, UNIT, Tiles
+from sab.kernels.tiles import (
+    INTEGER,
+    LANES,
+    LARGEST_KEPT_BLOCK,
+    LISTED,
+    NONE,
+    ONE,
+    SHARED,
+    SPLIT,
+    UNIT,
+    Tiles,
+)
 
 SOURCE = Path(__file__).with_name("cpu.c")
 FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread")
 PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
 MODES = ("exact", "fast")
 COMPILE_SECONDS = 300
-MOST_UNITS = 128  # of a block in the fast mode of AVX2, as in cpu.c
+MOST_UNITS = 64  # of a block in the fast mode of AVX2, as in cpu.c
 UNITS = ("vectors", "matrix unit")  # for bfloat16, in the order of their numbers in cpu.c, slower first
 FIRST_UNIT = 8  # bit of sab_paths
 PANEL = 2048  # columns of the prefill in cpu.c that are dequantized at once
@@ -46,8 +57,12 @@ SINGLE_THREAD = 1 << 18  # weights times tokens below which starting threads cos
 SIZES = (
     *("rows", "width", "tiles", "blocks", "block_size", "units", "planes", "main_kind", "tail_kind", "slots"),
     *("residuals", "means", "parameters", "small", "columns", "second_columns", "tail_units"),
+    *("scale_blocks", "kept_blocks"),
 )
-POINTERS = ("words", "second", "scale", "zero", "step", "column", "second_column", "order", "start")
+POINTERS = (
+    *("words", "second", "scale", "zero", "step", "column", "second_column", "order", "start"),
+    *("kept_level", "kept_index", "kept_count", "kept_start", "kept_scale", "kept_zero"),
+)
 
 
 class _Layer(ctypes.Structure):
@@ -116,10 +131,11 @@ class Weight:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What `multiply_bfloat16` can work with here, slower first; nothing for small blocks, which it fills up."""
+        """What `multiply_bfloat16` can work with here, slower first; nothing for small blocks, which it fills up, and
+        kept weights."""
         of = self.tiles.sizes
         places = of["units"] * UNIT
-        fits = places <= PANEL and of["blocks"] * places <= 2 * self.width
+        fits = places <= PANEL and of["blocks"] * places <= 2 * self.width and not of["kept_blocks"]
         return self.library.units if self.library.path == PATHS[-1] and fits else ()
 
     def multiply(self, x: Tensor, mode: str = "exact") -> Tensor:
@@ -213,7 +229,7 @@ def _expected(of: dict[str, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...
     blocks, tiles, places = of["blocks"], of["tiles"], of["units"] * UNIT
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "words": (torch.int32, (blocks, tiles, of["planes"], of["units"] // 2, LANES)),
-        "scale": (torch.int8 if of["small"] else torch.int16, (blocks, tiles, of["parameters"], LANES)),
+        "scale": (torch.int8 if of["small"] else torch.int16, (of["scale_blocks"], tiles, of["parameters"], LANES)),
         "order": (torch.int16, (blocks, places)),
         "start": (torch.int32, (blocks,)),
     }
@@ -221,6 +237,11 @@ def _expected(of: dict[str, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...
         expected["zero"] = (torch.uint8, (blocks, tiles, LANES))
     else:
         expected["second"] = (torch.int32, (-(-of["tail_units"] // 2), tiles, LANES))
+    if of["kept_blocks"]:
+        expected["kept_count"] = (torch.uint8, (of["rows"], blocks))
+        expected["kept_start"] = (torch.int64, (of["rows"],))
+        expected["kept_scale"] = (torch.int16, (tiles, LANES))
+        expected["kept_zero"] = (torch.uint8, (tiles, LANES))
     if of["small"]:
         expected["step"] = (torch.int16, (tiles, LANES))
     if of["columns"]:
@@ -242,6 +263,8 @@ def _check(tiles: Tiles) -> None:
             and of["tiles"] == -(-rows // LANES)
             and of["blocks"] == -(-width // of["block_size"])
             and of["units"] == 2 * -(-of["block_size"] // (2 * UNIT))
+            and of["scale_blocks"] == (1 if of["kept_blocks"] else of["blocks"])
+            and of["kept_blocks"] in (0, of["blocks"])
             and _kinds_fit(of)
         )
         expected = _expected(of) if sound else {}
@@ -249,6 +272,9 @@ def _check(tiles: Tiles) -> None:
         sound = False
     if not sound:
         raise SabError(f"the sizes of this packed linear make no sense: {of}")
+    if sound and of["kept_blocks"]:
+        listed = tiles.tensors["kept_level"].numel() if "kept_level" in tiles.tensors else 0
+        expected |= dict.fromkeys(LISTED, (torch.uint8, (listed,)))
     if set(expected) != set(tiles.tensors):
         raise SabError(f"this packed linear has the tensors {sorted(tiles.tensors)} instead of {sorted(expected)}")
     for name, (dtype, shape) in expected.items():
@@ -266,8 +292,24 @@ def _check(tiles: Tiles) -> None:
     inside = inside & (order.sort(1).values == wanted.clamp_min(-1))
     if not bool(inside.all()) or not bool(((start >= 0) & (start <= places)).all()):
         raise SabError("the columns of this packed linear lie outside of it")
+    if of["kept_blocks"]:
+        _check_kept(tiles, columns)
     if int((of["units"] - start // UNIT).sum()) != of["tail_units"] or (of["tail_units"] and of["tail_kind"] == NONE):
         raise SabError("the salient columns of this packed linear do not fit its tail")
+
+
+def _check_kept(tiles: Tiles, columns: Tensor) -> None:
+    """SabError where kept weights lie outside of their block, of `columns` [blocks] each, or of their row."""
+    tensors = tiles.tensors
+    count, index = tensors["kept_count"].long(), tensors["kept_index"]
+    of_row = count.sum(1)
+    sound = len(index) == int(of_row.sum()) + LANES and torch.equal(tensors["kept_start"], of_row.cumsum(0) - of_row)
+    if sound:
+        ends = columns.repeat(len(count)).repeat_interleave(count.flatten())
+        salient = tensors["start"] < tiles.sizes["units"] * UNIT
+        sound = bool((index[: len(ends)] < ends).all()) and not bool(salient.any())
+    if not sound:
+        raise SabError("the kept weights of this packed linear lie outside of it")
 
 
 def _kinds_fit(of: dict[str, int]) -> bool:
@@ -278,6 +320,10 @@ def _kinds_fit(of: dict[str, int]) -> bool:
         absent = not any(of[name] for name in ("residuals", "means", "columns", "second_columns"))
         return of["planes"] <= 8 and tail == NONE and scales and absent
     grouped = main in (SHARED, SPLIT)
+    if of["kept_blocks"]:
+        only = main == ONE and of["means"] == 1 and tail == NONE and not of["small"] and not of["columns"]
+        if not only or of["block_size"] > LARGEST_KEPT_BLOCK:
+            return False
     return (
         main in (ONE, SHARED, SPLIT)
         and of["planes"] == 1 + grouped

@@ -8,7 +8,8 @@ inverted (cpu.c says why).
 
     words          int32 [blocks, tiles, planes, units / 2, 16]   signs a, and b = a * (-1)^group; or bit planes
     second         int32 [ceil(tail units / 2), tiles, 16]        residual signs of units that hold salient columns
-    scale          int16 or int8 [blocks, tiles, parameters, 16]  row scales, second row scales, row means
+    scale          int16 or int8 [blocks, tiles, parameters, 16]  row scales, second row scales, row means; [1, ...]
+                                                                  where all blocks share them
     step           int16 [tiles, 16]                              what int8 scales are multiples of
     zero           uint8 [blocks, tiles, 16]                      zeros of the integer formats
     column         int16 [1 or 2, blocks, 16 units]               column scales
@@ -16,8 +17,16 @@ inverted (cpu.c says why).
     order          int16 [blocks, 16 units]                       column inside the block, -1 for padding
     start          int32 [blocks]                                 place of the first salient column
 
-Every method's codes but those of pb-llm fit; other combinations the stored format allows (means together with
-column scales or with a step, salient rows split with means) are left to the reference.
+Kept weights (pb-llm) are listed row by row, and by column in a row, instead of marked by a bitmap: an index of 8 bits
+for each of a tenth of the weights takes less room than a bit for every weight, and finds its input at once.
+
+    kept_level, kept_index  uint8 [kept + 16]         level, column inside the block; then zeros, read and not used
+    kept_count              uint8 [n, blocks]         how many a row keeps in a block
+    kept_start              int64 [n]                 where a row begins in the two above
+    kept_scale, kept_zero   int16, uint8 [tiles, 16]
+
+Every method's codes fit; what else the stored format allows (means together with column scales or with a step,
+salient rows split with means, kept weights in blocks of more than 128) is left to the reference.
 
 `arrange_stored` and `stored` go there and back from the stored tensors (layout.py), bit for bit, some rows at a time,
 so that a linear's bits are never all unpacked at once.
@@ -30,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sab.binarizers.codes import BinaryCodes, IntegerCodes, LinearCodes
+from sab.binarizers.codes import BinaryCodes, IntegerCodes, KeptCodes, LinearCodes
 from sab.layout import pack_bits, pack_planes
 from sab.packing import rows_of
 
@@ -39,8 +48,13 @@ UNIT = 16  # columns
 CELL = 4
 ONE, SHARED, SPLIT, INTEGER, NONE = range(5)  # what cpu.c looks up in a part of a block
 LARGEST_BLOCK = 4096
+LARGEST_KEPT_BLOCK = 128  # as in cpu.c
 WEIGHTS_AT_ONCE = 1 << 20
-TILED = {"words": 1, "second": 1, "scale": 1, "zero": 1, "step": 0}  # tensors with tiles in them: along which dimension
+LISTED = ("kept_level", "kept_index")
+TILED = {  # tensors with rows or tiles in them: along which dimension
+    **{"words": 1, "second": 1, "scale": 1, "zero": 1, "step": 0, "kept_scale": 0, "kept_zero": 0},
+    **{"kept_level": 0, "kept_index": 0, "kept_count": 0, "kept_start": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -58,26 +72,31 @@ def arrange(codes: LinearCodes) -> Tiles | None:
         return None
     if isinstance(codes, IntegerCodes):
         return _arrange_integer(codes)
-    if isinstance(codes, BinaryCodes) and _supported(codes):
-        return _arrange_binary(codes)
-    return None
+    if isinstance(codes, KeptCodes):
+        return _arrange_kept(codes) if codes.block_size <= LARGEST_KEPT_BLOCK else None
+    return _arrange_binary(codes) if _supported(codes) else None
 
 
 def arrange_stored(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Tiles | None:
     """The arrangement of a linear as it is stored; None where only the reference takes it."""
     rows, width = metadata["shape"]
-    if "kept_bits" in metadata:
-        return None
-    parts = []
+    parts, kept = [], 0
     for here in _row_ranges(rows, width):
-        part = arrange(rows_of(tensors, metadata, here))
+        codes = rows_of(tensors, metadata, here, kept)
+        part = arrange(codes)
         if part is None:
             return None
+        if isinstance(codes, KeptCodes):
+            here_kept = int(codes.kept.sum())
+            unpadded = {name: part.tensors[name][:here_kept] for name in LISTED}
+            part.tensors.update(unpadded, kept_start=part.tensors["kept_start"] + kept)
+            kept += here_kept
         parts.append(part)
     joined = {
         name: torch.cat([part.tensors[name] for part in parts], TILED[name]) if name in TILED else values
         for name, values in parts[0].tensors.items()
     }
+    joined.update({name: torch.nn.functional.pad(joined[name], (0, LANES)) for name in LISTED if name in joined})
     return Tiles((rows, width), parts[0].sizes | {"rows": rows, "tiles": -(-rows // LANES)}, joined)
 
 
@@ -94,12 +113,21 @@ def stored(tiles: Tiles) -> dict[str, Tensor]:
         bits = _bits(words.permute(1, 4, 0, 2, 3))  # [tiles, 16, blocks, planes, places]
         planes = place.to_columns(bits.flatten(0, 1)[:count].transpose(1, 2))  # [rows here, planes, m]
         first, *others = planes.unbind(1)
-        codes.append(pack_planes([first, *(others if integer else (first ^ other for other in others))], block_size))
+        if of["kept_blocks"]:
+            others = [_kept(tiles, here)]
+        elif not integer:
+            others = [first ^ other for other in others]
+        codes.append(pack_planes([first, *others], block_size))
     scale = tensors["scale"].permute(2, 0, 1, 3).flatten(2)[..., :rows].contiguous()  # [parameters, blocks, n]
     if integer:
         zero = tensors["zero"].flatten(1)[:, :rows].reshape(-1)
         planes = torch.stack([(zero >> bit & 1).bool() for bit in range(of["planes"])])
         return {"codes": torch.cat(codes), "scale": scale[0], "zero": pack_bits(planes)}
+    if of["kept_blocks"]:
+        found = {"codes": torch.cat(codes), "row_scale": scale[0, 0], "row_mean": scale[1, 0]}
+        found |= {"kept": tensors["kept_level"][:-LANES]}
+        found |= {name: tensors[name].flatten()[:rows] for name in ("kept_scale", "kept_zero")}
+        return {name: values.clone() for name, values in found.items()}
     found = {
         "codes": torch.cat(codes),
         "row_scale": scale[: of["slots"]],
@@ -133,6 +161,18 @@ def _salient(tiles: Tiles) -> Tensor:
     salient = torch.zeros(tiles.shape[1], dtype=torch.bool)
     salient[column[torch.arange(places)[None] >= start[:, None]]] = True
     return salient
+
+
+def _kept(tiles: Tiles, here: slice) -> Tensor:
+    """Which weights of some rows are kept, bool [rows here, m]."""
+    of, tensors = tiles.sizes, tiles.tensors
+    count = tensors["kept_count"][here].long()
+    first = int(tensors["kept_start"][here.start])
+    column = torch.arange(of["blocks"]).repeat(len(count)).repeat_interleave(count.flatten()) * of["block_size"]
+    column += tensors["kept_index"][first : first + int(count.sum())]
+    kept = torch.zeros(len(count), of["width"], dtype=torch.bool)
+    kept[torch.arange(len(count)).repeat_interleave(count.sum(1)), column] = True
+    return kept
 
 
 def _second(words: Tensor, place: "_Places") -> Tensor:
@@ -215,6 +255,33 @@ def _arrange_integer(codes: IntegerCodes) -> Tiles:
     return Tiles(codes.shape, sizes | none | place.sizes, tensors)
 
 
+def _arrange_kept(codes: KeptCodes) -> Tiles:
+    width = codes.shape[1]
+    place = _Places(codes.shape, codes.block_size, torch.zeros(width, dtype=torch.bool))
+    kept = codes.kept.cpu()
+    blocks = place.sizes["blocks"]
+    in_blocks = torch.nn.functional.pad(kept, (0, blocks * codes.block_size - width)).unflatten(1, (blocks, -1))
+    of_row = kept.sum(1)
+    tensors = {
+        "words": place.words([codes.first]),
+        "second": place.second(codes.first[:, :0]),
+        "scale": place.by_tile(torch.stack([codes.row_scale, codes.row_mean])[:, None]),
+        "order": place.order,
+        "start": place.start.to(torch.int32),
+        "kept_level": torch.nn.functional.pad(codes.levels.cpu()[kept], (0, LANES)),
+        "kept_index": torch.nn.functional.pad(
+            (kept.nonzero()[:, 1] % codes.block_size).to(torch.uint8), (0, LANES)
+        ),
+        "kept_count": in_blocks.sum(2).to(torch.uint8),
+        "kept_start": of_row.cumsum(0) - of_row,
+        "kept_scale": place.by_row(codes.kept_scale.view(torch.int16)),
+        "kept_zero": place.by_row(codes.kept_zero),
+    }
+    sizes = {"planes": 1, "main_kind": ONE, "tail_kind": NONE, "slots": 1, "means": 1, "parameters": 2}
+    none = dict.fromkeys(("residuals", "small", "columns", "second_columns"), 0)
+    return Tiles(codes.shape, sizes | none | place.sizes | {"scale_blocks": 1, "kept_blocks": blocks}, tensors)
+
+
 class _Places:
     """Where the columns of a linear [n, m] go, and how its tensors follow them."""
 
@@ -249,6 +316,8 @@ class _Places:
             "block_size": block_size,
             "units": places // UNIT,
             "tail_units": len(self.salient) // UNIT,
+            "scale_blocks": blocks,
+            "kept_blocks": 0,
         }
 
     def words(self, planes: list[Tensor]) -> Tensor:

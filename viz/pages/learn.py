@@ -88,7 +88,7 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
 LIMITS = (
     "The embedded model is small and its world is generated. Its figures do not predict those of a 7B model.",
     "In Chat a run computes on its packed bits where there is a C kernel for it, and the page names the kernel. "
-    "Without a C compiler, for PB-LLM, for layers laid over a run, and in every evaluation, dequantized weights are "
+    "Without a C compiler, for layers laid over a run, and in every evaluation, dequantized weights are "
     "multiplied (“simulated”): the answers are those of the packed weights, the speed and the memory are not.",
     "With input-side significance the ratio of the two modalities is constant down each column, so Λ can act through "
     "the row scales alone. Expect SAB to stay close to the same method without the map, and look at the interval.",
