@@ -185,8 +185,8 @@ def _kernels(options: argparse.Namespace) -> dict[str, Any]:
         times = ", ".join(f"{name} {value:.2f}" for name, value in case["milliseconds"].items())
         progress.say(
             f"{case['method']:6s} {case['shape'][0]:5d} x {case['shape'][1]:<5d} batch {case['batch']:<3d} "
-            f"{case['kernel']:29s} {case['ratio_vs_bf16']:5.2f} times bf16, error {100 * case['relative_error']:.2f} %; "
-            f"ms: {times}"
+            f"{case['kernel']:29s} {case['ratio_vs_bf16']:5.2f} times bf16, "
+            f"error {100 * case['relative_error']:.2f} %; ms: {times}"
         )
     made = found["decoder"]
     progress.say(

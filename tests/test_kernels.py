@@ -554,7 +554,7 @@ def exercise(ran: list[str] | None = None, unit: str | None = None) -> None:
             for rows, width, block_size in ((33, 150, 32), (16, 128, 128), (1, 1, 8), (520, 64, 64)):
                 codes = codes_of(method, rows, width, 0, block_size)
                 weight = cpu.Weight(tiles_of(codes), library(path))
-                assert unit in (None, *weight.units) or width < 16 or method == "pb-llm"
+                assert unit in (None, *weight.units) or width < 16
                 for tokens in (1, 18):
                     x = inputs(tokens, width, 0)
                     want = x.double() @ codes.dense().double().T

@@ -41,6 +41,7 @@ enum { ONE = 0, SHARED = 1, SPLIT = 2, INTEGER = 3, NONE = 4 };    /* what a par
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VNNI = 3 };
 enum { GROUP = 16, PANEL = 2048, DEEP = 32 };                       /* prefill: tiles, columns, columns of one step */
 enum { TOGETHER = 8, NEAR = 512 };                                  /* by vectors: tokens, columns that stay near */
+enum { FLOAT = 0, BFLOAT16 = 1, PAIRS = 2 };                       /* how weights are unpacked; see `interleave` */
 enum { KEPT_BLOCK = 128 };                                         /* columns of a block that may have kept weights */
 enum { MOST_UNITS = 64 };                                           /* of a block whose sums fit 16 bits (AVX2) */
 enum { VECTORS = 0, MATRIX_UNIT = 1 };                             /* what multiplies bfloat16 */
@@ -112,10 +113,10 @@ static inline float half_to_float(uint16_t half) {
     return value;
 }
 
-static inline uint16_t to_nearest(float value) { /* in bfloat16, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+/* The first kept weight of each row of some tiles. */
+static inline void next_kept(const Layer *layer, int64_t first_tile, int64_t last_tile, int64_t *next) {
+    for (int64_t row = first_tile * LANES; row < last_tile * LANES && row < layer->rows; row++)
+        next[row - first_tile * LANES] = layer->kept_start[row];
 }
 
 /* Column scales of one block as floats [4, places]: of the first signs by group bit, then of the second signs. */
@@ -362,11 +363,12 @@ static BFLOAT int prefill(const void *data, int64_t first_tile, int64_t last_til
     char *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
     float *sums = (float *)aligned, *column = (float *)(aligned + sums_bytes + panel_bytes * (GROUP + 1));
     uint16_t *pairs = (uint16_t *)(aligned + sums_bytes), *plain = pairs + GROUP * PANEL * LANES;
-    int direct = layer->main_kind != INTEGER && !layer->means;
+    int64_t next[GROUP * LANES]; /* kept weight of each row */
     if (job->unit == MATRIX_UNIT) configure();
     for (int64_t group = first_tile; group < last_tile; group += GROUP) {
         int64_t count = last_tile - group < GROUP ? last_tile - group : GROUP, tail_unit = 0;
         memset(sums, 0, sums_bytes);
+        if (layer->kept_blocks) next_kept(layer, group, group + count, next);
         if (count % 2) memset(pairs + count * PANEL * LANES, 0, panel_bytes);
         for (int64_t panel = 0; panel < layer->blocks; panel += per_panel) {
             int64_t last = panel + per_panel < layer->blocks ? panel + per_panel : layer->blocks;
@@ -375,10 +377,15 @@ static BFLOAT int prefill(const void *data, int64_t first_tile, int64_t last_til
                 column_scales(layer, block, tail_unit, column);
                 for (int64_t tile = 0; tile < count; tile++) {
                     uint16_t *to = pairs + (tile * PANEL + (block - panel) * places) * LANES;
-                    if (direct) {
+                    if (layer->main_kind == INTEGER) {
+                        unpack_integer_pairs(layer, block, group + tile, to);
+                    } else if (layer->main_kind == ONE && layer->means && layer->start[block] == places) {
+                        unpack_two_values(layer, block, group + tile, to);
+                        if (layer->kept_blocks) put_kept_4_0(layer, block, group + tile, next + tile * LANES, to, PAIRS);
+                    } else if (!layer->means) {
                         unpack_pairs(layer, block, tail_unit, group + tile, column, to);
                     } else {
-                        unpack_tile_4_0(layer, block, tail_unit, group + tile, column, plain, 1);
+                        unpack_tile_4_0(layer, block, tail_unit, group + tile, column, plain, BFLOAT16);
                         interleave(plain, places, to);
                     }
                 }
@@ -420,12 +427,11 @@ static int units(void) { return 0; }
 #endif
 
 /* y [batch, rows], float or bfloat16, = x W^T with x [batch, width] and W in bfloat16. `halves`: room for the batch, filled
-   up to a multiple of 32, times all places of the blocks. As sab_multiply, or -3 without that unit, for blocks that are
-   too wide, or with kept weights. */
+   up to a multiple of 32, times all places of the blocks. As sab_multiply, or -3 without that unit or for blocks that are
+   too wide. */
 int sab_prefill(const Layer *layer, const uint16_t *x, uint16_t *halves, void *y, int64_t batch, int bfloat, int unit,
                 int threads, Parallel parallel) {
     if (unit < VECTORS || unit > MATRIX_UNIT || !(units() >> unit & 1) || layer->units * LANES > PANEL) return -3;
-    if (layer->kept_blocks) return -3;
     Job order = {.layer = layer, .x = x, .halves = halves, .batch = batch, .last_tile = (batch + 31) / 32 * 2,
                  .body = arrange};
     Job job = {.layer = layer, .halves = halves, .y = y, .batch = batch, .last_tile = layer->tiles,
@@ -1255,11 +1261,16 @@ static TARGET void NAME(unpack_tile)(const Layer *layer, int64_t block, int64_t 
 }
 
 #if PATH == 4
-/* sixteen columns as pairs, [8, 16, 2]; `mixed`: those from `from` on are salient, with second signs t. */
-INLINE void pair_unit(int mixed, int from, VU w, VU high, VU t, const NAME(Rows) *plain, const NAME(Rows) *salient,
-                      const float *column, int64_t places, uint16_t *to) {
+/* Two columns in bfloat16, their rows by turns. */
+INLINE VU in_turn(VF one, VF two) {
     VU by_turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
                                    23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(by_turns, (VU)_mm512_cvtne2ps_pbh(two, one));
+}
+
+/* Sixteen columns as pairs, [8, 16, 2]; `mixed`: those from `from` on are salient, with second signs t. */
+INLINE void pair_unit(int mixed, int from, VU w, VU high, VU t, const NAME(Rows) *plain, const NAME(Rows) *salient,
+                      const float *column, int64_t places, uint16_t *to) {
     UNROLLED for (int j = 0; j < LANES / 2; j++) {
         VF value[2];
         UNROLLED for (int half = 0; half < 2; half++) {
@@ -1272,11 +1283,52 @@ INLINE void pair_unit(int mixed, int from, VU w, VU high, VU t, const NAME(Rows)
                               signed_by(t, c, scaled_by(high, c, rows->second_low, second[c], rows->second_high,
                                                         second[places + c])));
         }
-        VU both = _mm512_permutexvar_epi16(by_turns, (VU)_mm512_cvtne2ps_pbh(value[1], value[0]));
+        VU both = in_turn(value[0], value[1]);
         if (!mixed) /* as signed_by, for both */
             both = _mm512_ternarylogic_epi32(both, _mm512_slli_epi32(w, SHIFT[j + 8]),
                                              _mm512_set1_epi32((int)0x80008000u), 0xD2);
         _mm512_storeu_si512(to + 2 * j * LANES, both);
+    }
+}
+
+/* One tile of one block whose weights are a row mean more or less a row scale, as `interleave` gives it. */
+static TARGET void unpack_two_values(const Layer *layer, int64_t block, int64_t tile, uint16_t *pairs) {
+    const uint32_t *words = layer->words + (block * layer->tiles + tile) * layer->units / 2 * LANES;
+    const void *scale = scale_of(layer, block, tile);
+    VF mean = PARAMETER(layer->slots + layer->residuals);
+    VU below = in_turn(sub(mean, PARAMETER(0)), sub(mean, PARAMETER(0)));
+    VU above = in_turn(add(mean, PARAMETER(0)), add(mean, PARAMETER(0)));
+    for (int64_t u = 0; u < layer->units; u++) {
+        VU bits = NAME(decoded)(NAME(plane)(words, u));
+        UNROLLED for (int j = 0; j < LANES / 2; j++) {
+            __mmask32 set = _mm512_test_epi16_mask(bits, _mm512_set1_epi16((short)BIT[j])); /* column j + 8: 16 bits on */
+            _mm512_storeu_si512(pairs + (u * LANES + 2 * j) * LANES, _mm512_mask_blend_epi16(set, below, above));
+        }
+    }
+}
+
+/* One tile of one block of integers, as `interleave` gives it. */
+static TARGET void unpack_integer_pairs(const Layer *layer, int64_t block, int64_t tile, uint16_t *pairs) {
+    int64_t dwords = layer->units / 2, at = block * layer->tiles + tile;
+    const uint32_t *words = layer->words + at * layer->planes * dwords * LANES;
+    const void *scale = scale_of(layer, block, tile);
+    VF step = PARAMETER(0), zero = load_byte(layer->zero + at * LANES);
+    for (int64_t u = 0; u < layer->units; u++) {
+        VU level[LANES / 2]; /* of columns j and j + 8: the halves of a dword */
+        UNROLLED for (int j = 0; j < LANES / 2; j++) level[j] = _mm512_setzero_si512();
+        for (int plane = 0; plane < layer->planes; plane++) {
+            VU bits = NAME(decoded)(NAME(plane)(words + plane * dwords * LANES, u));
+            VU turned = _mm512_rolv_epi32(bits, _mm512_set1_epi32(plane)), kept = _mm512_set1_epi32(0x00010001 << plane);
+            UNROLLED for (int j = 0; j < LANES / 2; j++)
+                level[j] = _mm512_ternarylogic_epi32(level[j], _mm512_rorv_epi32(turned, _mm512_set1_epi32(PLACE[j])), kept,
+                                                     0xF8);
+        }
+        UNROLLED for (int j = 0; j < LANES / 2; j++) {
+            VF low = _mm512_cvtepi32_ps(_mm512_and_si512(level[j], _mm512_set1_epi32(0xFFFF)));
+            VF high = _mm512_cvtepi32_ps(_mm512_srli_epi32(level[j], 16));
+            _mm512_storeu_si512(pairs + (u * LANES + 2 * j) * LANES,
+                                in_turn(mul(sub(low, zero), step), mul(sub(high, zero), step)));
+        }
     }
 }
 
@@ -1306,24 +1358,34 @@ static TARGET void unpack_pairs(const Layer *layer, int64_t block, int64_t tail_
 }
 #endif
 
-#if PATH < 4
-/* The kept weights of one tile of one block into [places, 16]; where there are any, a place is a column. */
-static TARGET void NAME(put_kept)(const Layer *layer, int64_t block, int64_t tile, int64_t *next, void *plain, int bfloat) {
+/* The kept weights of one tile of one block into [places, 16] or pairs; where there are any, a place is a column. */
+static TARGET void NAME(put_kept)(const Layer *layer, int64_t block, int64_t tile, int64_t *next, void *to, int as) {
     float scale[LANES];
     store_f(scale, load_half(layer->kept_scale + tile * LANES));
     for (int64_t r = 0; r < LANES && tile * LANES + r < layer->rows; r++) {
-        int64_t row = tile * LANES + r, last = next[r] + layer->kept_count[row * layer->kept_blocks + block];
-        for (; next[r] < last; next[r]++) {
-            int64_t at = layer->kept_index[next[r]] * LANES + r;
-            float value = scale[r] * ((float)layer->kept_level[next[r]] - (float)layer->kept_zero[row]);
-            if (bfloat)
-                ((uint16_t *)plain)[at] = to_nearest(value);
-            else
-                ((float *)plain)[at] = value;
+        int64_t row = tile * LANES + r, count = layer->kept_count[row * layer->kept_blocks + block];
+        for (int64_t i = 0; i < count; i += LANES) {
+            int64_t here = count - i < LANES ? count - i : LANES;
+            const uint8_t *index = layer->kept_index + next[r] + i;
+            VF level = load_byte(layer->kept_level + next[r] + i);
+            VF value = mul(sub(level, splat(layer->kept_zero[row])), splat(scale[r]));
+            float values[LANES];
+            uint16_t halves[LANES];
+            if (as == FLOAT) store_f(values, value); else NAME(store_bfloat)(halves, value);
+            for (int64_t k = 0; k < here; k++) {
+                int64_t c = index[k];
+                switch (as) {
+                    case FLOAT: ((float *)to)[c * LANES + r] = values[k]; break;
+                    case BFLOAT16: ((uint16_t *)to)[c * LANES + r] = halves[k]; break;
+                    default: ((uint16_t *)to)[(c / LANES * LANES + c % 8 * 2) * LANES + 2 * r + c / 8 % 2] = halves[k];
+                }
+            }
         }
+        next[r] += count;
     }
 }
 
+#if PATH < 4
 static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t last_tile) {
     const Job *job = data;
     const Layer *layer = job->layer;
@@ -1335,8 +1397,7 @@ static TARGET int NAME(unpack)(const void *data, int64_t first_tile, int64_t las
     int64_t *next = (int64_t *)memory; /* kept weight of each row */
     float *column = (float *)(memory + next_bytes);
     char *plain = memory + next_bytes + places * 4 * (int64_t)sizeof(float);
-    for (int64_t row = first_tile * LANES; layer->kept_blocks && row < last_tile * LANES && row < layer->rows; row++)
-        next[row - first_tile * LANES] = layer->kept_start[row];
+    if (layer->kept_blocks) next_kept(layer, first_tile, last_tile, next);
     for (int64_t block = 0; block < layer->blocks; block++) {
         const uint16_t *order = layer->order + block * places;
         column_scales(layer, block, tail_unit, column);

@@ -131,11 +131,10 @@ class Weight:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What `multiply_bfloat16` can work with here, slower first; nothing for small blocks, which it fills up, and
-        kept weights."""
+        """What `multiply_bfloat16` can work with here, slower first; nothing for small blocks, which it fills up."""
         of = self.tiles.sizes
         places = of["units"] * UNIT
-        fits = places <= PANEL and of["blocks"] * places <= 2 * self.width and not of["kept_blocks"]
+        fits = places <= PANEL and of["blocks"] * places <= 2 * self.width
         return self.library.units if self.library.path == PATHS[-1] and fits else ()
 
     def multiply(self, x: Tensor, mode: str = "exact") -> Tensor:
