@@ -11,6 +11,8 @@ from sab.errors import SabError
 from sab.options import brought
 from sab.terminal import Parser, Progress
 
+ANSWERED = ("sab", "sab-h", "xnor", "pb-llm")  # shipped runs that `answers` asks, one a format
+
 
 def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
     """Every bench with its options."""
@@ -50,7 +52,7 @@ def add_benches(benches: argparse._SubParsersAction[Parser]) -> None:
 
     bits = benches.add_parser("answers", help="runs that answer from their bits, beside their dequantized weights")
     bits.set_defaults(run=_answers)
-    bits.add_argument("directories", type=Path, nargs="*", help="runs (default: the shipped ones of sab, sab-h, xnor)")
+    bits.add_argument("directories", type=Path, nargs="*", help=f"runs (default: the shipped {', '.join(ANSWERED)})")
     bits.add_argument("--limit", type=int, default=50, help="questions to ask")
 
     device = benches.add_parser("gpu", help="what only a GPU can show: kernels against their oracles, times, profiles")
@@ -126,7 +128,7 @@ def _answers(options: argparse.Namespace) -> dict[str, Any]:
     from sab.demo.suite import questions
     from sab.runs import ASSET_RUNS, Run
 
-    runs = [Run.open(path) for path in options.directories or [ASSET_RUNS / name for name in ("sab", "sab-h", "xnor")]]
+    runs = [Run.open(path) for path in options.directories or [ASSET_RUNS / name for name in ANSWERED]]
     if len({run.recipe.model for run in runs}) != 1:
         raise SabError("The runs are of different models; name those of one.")
     progress = Progress()
