@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sab.runs import Run
 
 BUDGET_BLOCK_SIZE = 256
+REFINED = "refined"  # of an entry of `compare`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +115,8 @@ def _parser() -> Parser:
     compare.add_argument(
         "--methods",
         default="full,gptq4,sab,arb-rc-cgb,billm,xnor",
-        help="comma-separated; sab-h@2.0 has a budget of bits, sab+fisher a map that differs from row to row",
+        help="comma-separated; sab-h@2.0 has a budget of bits, sab+fisher a map that differs from row to row, "
+        "sab+refined the refinement of blocks that sab-h has",
     )
     compare.add_argument("--seeds", type=int, default=1, help="calibration seeds, from --seed on")
     compare.add_argument("--out", type=Path, help="keep the runs below this directory; a stopped comparison goes on")
@@ -159,7 +161,8 @@ def _add_recipe(parser: Parser) -> None:
 
 
 def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
-    """The recipe of an entry `method`, `method@bits` or `method+fisher` under the command's options."""
+    """The recipe of an entry (`sab`, `sab-h@2.0`, `sab+fisher`, `sab+refined`) under the command's options."""
+    from sab.binarizers import METHODS
     from sab.calibration import source_of
     from sab.recipes import Recipe, method_and_budget
     from sab.significance import Thresholds
@@ -169,16 +172,22 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         if beta not in (None, 0.0) or compensation not in (None, "lineage"):
             raise SabError("--literature means lineage compensation and beta 0; leave --compensation and --beta out.")
         beta, compensation = 0.0, "lineage"
-    entry, _, sensitivity = entry.partition("+")
+    entry, *extras = entry.split("+")
     method, bits = method_and_budget(entry)
+    refine = getattr(options, "refine", None)
+    if REFINED in extras:
+        extras.remove(REFINED)
+        refine = METHODS["sab-h"].refine
+    if len(extras) > 1:
+        raise SabError(f"{entry}+{'+'.join(extras)} names two maps; choose one.")
     recipe = Recipe(
         model=_named(options.model),
         method=method,
         search=Recipe.search if bits is None else "budget",
         bits=bits,
-        refine=getattr(options, "refine", None),
+        refine=refine,
         thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
-        sensitivity=sensitivity or options.sensitivity,
+        sensitivity=extras[0] if extras else options.sensitivity,
         split=options.split,
         samples=options.samples,
         seed=options.seed,

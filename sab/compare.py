@@ -242,11 +242,12 @@ def _row(
     recipe = made[0].recipe
     budget = f" {recipe.bits:g} bits" if recipe.bits is not None else ""
     spatial = " (Fisher)" if recipe.sensitivity == "fisher" else ""
+    refined = " refined" if recipe.refine else ""
     return {
         "entry": name,
         "run": made[0].id,
         "method": recipe.method,
-        "label": METHODS[recipe.method].label + budget + spatial,
+        "label": METHODS[recipe.method].label + budget + spatial + refined,
         "linears": len(made[0].reports),
         "bits_nominal": float(np.mean([run.bits_nominal for run in made])),
         "bits_all_in": float(np.mean([run.bits_all_in for run in made])),

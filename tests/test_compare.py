@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sab import cli, compare, evaluate
+from sab.binarizers import METHODS
 from sab.compare import Asked, gap
 from sab.demo import card
 from sab.demo.suite import questions
@@ -46,6 +47,17 @@ def test_an_entry_may_choose_its_own_map() -> None:
     assert cli._recipe(options, "sab").sensitivity == "input"
     with pytest.raises(SabError, match="sensitivity"):
         cli._recipe(options, "sab+hope")
+
+
+def test_an_entry_may_have_its_blocks_refined() -> None:
+    options = cli._parser().parse_args(["compare", "--methods", "sab"])
+    assert cli._recipe(options, "sab").refine is None
+    recipe = cli._recipe(options, "sab+fisher+refined")
+    assert (recipe.sensitivity, recipe.refine) == ("fisher", METHODS["sab-h"].refine)
+    with pytest.raises(SabError, match="no signs and scales to refine"):
+        cli._recipe(options, "gptq3+refined")
+    with pytest.raises(SabError, match="two maps"):
+        cli._recipe(options, "sab+fisher+input")
 
 
 def test_a_gap_is_paired_by_question() -> None:

@@ -14,7 +14,7 @@ from viz.pages import comparison
 def row(entry: str, accuracy: float, bits: float) -> dict[str, Any]:
     return {
         "entry": entry,
-        "method": entry.partition("@")[0],
+        "method": entry.partition("@")[0].partition("+")[0],
         "label": entry.upper(),
         "bits_all_in": bits,
         "bits_nominal": 1.1,
@@ -55,8 +55,16 @@ def test_the_sentence_on_the_map_follows_its_interval(low: float, high: float, t
 def test_what_sab_h_wins_back_and_how_small_it_may_be_come_from_the_rows() -> None:
     rows = row("full", 0.9, 16.0), row("sab", 0.7, 3.0), row("sab-h", 0.85, 2.9), row("sab-h@1.75", 0.71, 1.74)
     words = comparison.findings(table(*rows, row("sab-h@1.5", 0.69, 1.5)))
-    assert "wins back 75%" in words
+    assert "wins back 75 %" in words
+    assert "Refining" not in words
     assert "1.74 bits a weight (71.0 %)" in words
+
+
+def test_what_refining_alone_gives_comes_from_the_rows_and_is_no_published_method() -> None:
+    refined = row("sab+refined", 0.82, 3.0)
+    words = comparison.findings(table(row("sab", 0.7, 3.0), refined, row("gptq2", 0.75, 2.1)))
+    assert "takes SAB from 70.0 to 82.0 % with 3.00 stored bits a weight" in words
+    assert "1 of the 1 published" in words
 
 
 def test_the_order_of_the_paper_is_only_claimed_where_it_holds() -> None:
