@@ -110,7 +110,7 @@ def source_of(named: str | None) -> str | None:
             )
         return named
     path = Path(named)
-    if not path.exists():
+    if not (path.is_dir() or path.is_file()):  # a pipe could not be read twice
         raise SabError(
             f"There are no calibration samples at {named}; name a folder of pictures with texts, a file of JSON lines, "
             f"hf:owner/name, or {EMBEDDED}."

@@ -34,7 +34,7 @@ from PIL import Image
 from sab.calibration import HUB, Sample
 from sab.chat import open_picture
 from sab.errors import SabError
-from sab.models import Message
+from sab.templates import Message
 
 LIST_FILES = ("captions.jsonl", "metadata.jsonl")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -103,7 +103,7 @@ def capture(
             tell("calibration samples", place / len(samples) / 2)
         try:
             row = moved(lvlm.prepare(sample.messages, sample.picture), lvlm.rests_on)
-            answers = lvlm.answer_mask(sample.messages, sample.picture, row).to(lvlm.rests_on)
+            answers = lvlm.template.answer_mask(sample.messages, sample.picture, row).to(lvlm.rests_on)
         except SabError as error:
             refused.append(error)
             if len(refused) == MOST_REFUSED and not rows:

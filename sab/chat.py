@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sab.errors import SabError
-from sab.models import LVLM, Inputs, Message, checked_messages
+from sab.models import LVLM, Inputs
+from sab.templates import Message, checked_messages
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PICTURE_PIXELS = 64_000_000

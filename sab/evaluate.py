@@ -25,7 +25,8 @@ from torch import Tensor
 from sab.capture import next_tokens
 from sab.chat import Decoding
 from sab.errors import SabError
-from sab.models import LVLM, Inputs, Message, length_buckets
+from sab.models import LVLM, Inputs, length_buckets
+from sab.templates import Message
 
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 BLANK = (127, 127, 127)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,22 +27,19 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
-from sab.bounded import Halted, bounded
 from sab.configurations import configuration, without_picture_tokens
 from sab.errors import SabError
 from sab.memory import HOST, free_memory
 from sab.parts import PARTS
 from sab.processors import load_processor, read_from
 from sab.streaming import ROOM, Streamed, check_sizes, on_meta, open_streamed, weight_bytes
+from sab.templates import ChatTemplate, Message
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "assets" / "demo-model"
-PLAIN_TEMPLATE = """{% for message in messages %}{% for part in message.content %}\
-{% if part.type == "image" %}{{ PICTURE }}{% else %}{{ part.text }}{% endif %}{% endfor %}{{ "\\n" }}{% endfor %}"""
 LAYOUT = ("rows", "cols", "num_patches")  # what processors say of a picture's tiles: for the text, not for the model
 PROJECTOR_WORDS = ("merger", "projector", "connector", "modality_projection")
 FINGERPRINT_SAMPLES = 1024
 
-Message = dict[str, str]
 Inputs = dict[str, Tensor]
 
 
@@ -219,29 +215,14 @@ class LVLM:
             fingerprint=self.fingerprint,
         )
 
-    def prepare(self, messages: Sequence[Message] | str, picture: Image.Image | None = None) -> Inputs:
-        """Model inputs of one conversation, batch size 1, on the model's device.
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """How the checkpoint writes a conversation."""
+        return ChatTemplate(self.processor, self.image_token_id, self.source)
 
-        A string is a single user turn. The picture goes in front of the first user turn. When the last turn
-        is the user's, the header of the answer is appended. Control tokens in the text are kept as plain
-        text. Keys are what the family's processor returns; `input_ids` and `attention_mask` are [1, S].
-        Raises SabError for an empty prompt, unknown roles, or a picture the processor cannot take.
-        """
-        turns = checked_messages(messages)
-        header = turns[-1]["role"] == "user"
-        try:
-            encoded = self._rendered(self.processor, _conversation(turns, picture), header, return_tensors="pt")
-        except SabError:
-            raise
-        except ValueError as error:
-            named = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-            if any(named in turn["content"] for turn in turns):
-                raise SabError(f"{named} stands for a picture in this model; write the text without it.") from error
-            if picture is not None:
-                raise SabError(f"The model cannot take this picture ({error}); use another one.") from error
-            # PaliGemma wants a picture
-            encoded = self._rendered(self.tokenizer, _conversation(turns, None), header, return_tensors="pt")
-        return self.place(dict(encoded))
+    def prepare(self, messages: Sequence[Message] | str, picture: Image.Image | None = None) -> Inputs:
+        """Model inputs of one conversation (`ChatTemplate.encode`), batch size 1, on the model's device."""
+        return self.place(self.template.encode(messages, picture))
 
     def place(self, inputs: Inputs) -> Inputs:
         """Inputs on the model's device, pictures in its dtype."""
@@ -250,33 +231,6 @@ class LVLM:
             for key, value in inputs.items()
             if isinstance(value, Tensor) and key not in LAYOUT
         }
-
-    def answer_mask(self, messages: Sequence[Message], picture: Image.Image | None, inputs: Inputs) -> Tensor:
-        """Which positions of `inputs` (`prepare(messages, picture)`, [1, S]) hold assistant turns: bool [S].
-
-        Counted on the template before picture tokens are expanded: pictures stand in front of every answer,
-        so the expansion shifts all answers by the same number of positions. Some processors put a line feed behind
-        the whole, which is told from the tokens. Raises SabError where the answers are not found.
-        """
-        turns = checked_messages(messages)
-        ids = inputs["input_ids"][0].tolist()
-        plain = self._template_ids(turns, picture)
-        spans = [
-            slice(
-                len(self._template_ids(turns[:position], picture, header=True)),
-                len(self._template_ids(turns[: position + 1], picture)),
-            )
-            for position, turn in enumerate(turns)
-            if turn["role"] == "assistant"
-        ]
-        mask = torch.zeros(len(ids), dtype=torch.bool)
-        for shift in (len(ids) - len(plain) - behind for behind in (0, 1)):
-            there = [slice(span.start + shift, span.stop + shift) for span in spans]
-            if all(ids[one] == plain[other] for one, other in zip(there, spans, strict=True)):
-                for span in there:
-                    mask[span] = True
-                return mask
-        raise SabError(f"The chat template of {self.source} does not write answers as they are; choose another model.")
 
     def extend(self, inputs: Inputs, tokens: Sequence[int]) -> Inputs:
         """Inputs [1, S] with the ids of a (teacher-forced) answer appended: [1, S + len(tokens)].
@@ -356,47 +310,6 @@ class LVLM:
         known = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         return {"logits_to_keep": positions} if known else {}
 
-    @property
-    def _chat_template(self) -> Any:
-        return getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template or self._plain_template
-
-    @property
-    def _plain_template(self) -> str:
-        """For checkpoints that were never taught to chat: the turns as they are, a line each."""
-        picture = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        return PLAIN_TEMPLATE.replace("PICTURE", json.dumps(picture))
-
-    def _template_ids(self, turns: Sequence[Message], picture: Image.Image | None, header: bool = False) -> list[int]:
-        """Ids of a conversation with one placeholder for its picture."""
-        if not turns:
-            return []
-        return list(self._rendered(self.tokenizer, _conversation(turns, picture, embed=False), header)["input_ids"])
-
-    def _rendered(self, by: Any, conversation: Any, header: bool, **more: Any) -> Any:
-        """A conversation, with the `header` of an answer or not, through the chat template, within a limit. SabError
-        where the template refuses it or does not come to an end; ValueError as the processor raises it."""
-        render = partial(
-            by.apply_chat_template,
-            conversation,
-            chat_template=self._chat_template,
-            add_generation_prompt=header,
-            tokenize=True,
-            return_dict=True,
-            sanitize_control_tokens=True,
-            **more,
-        )
-        try:
-            return bounded(render)
-        except (Halted, MemoryError, RecursionError) as error:
-            raise SabError(
-                f"The chat template of {self.source} does not come to an end; get the checkpoint again, or another one."
-            ) from error
-        except ValueError:
-            raise
-        except Exception as error:  # a template is a program: whatever it may raise
-            raise SabError(f"The chat template of {self.source} refuses this conversation ({error}).") from error
-
-
 def length_buckets(rows: Sequence[Inputs], batch_size: int, max_tokens: int = 8192) -> list[list[int]]:
     """Indices of `prepare` results grouped into batches of like shape and similar length (seedless, stable).
 
@@ -421,20 +334,6 @@ def length_buckets(rows: Sequence[Inputs], batch_size: int, max_tokens: int = 81
         else:
             batches.append([index])
     return batches
-
-
-def checked_messages(messages: Sequence[Message] | str) -> list[Message]:
-    """Messages as a list of turns. Raises SabError for no turns, empty user turns or unknown roles."""
-    turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    if not turns:
-        raise SabError("There is no message to answer; write a prompt.")
-    for turn in turns:
-        known = turn.get("role") in ("system", "user", "assistant")
-        if not known or not isinstance(turn.get("content"), str):
-            raise SabError("Each message needs a role (system, user or assistant) and a text as content.")
-        if turn["role"] == "user" and not turn["content"].strip():
-            raise SabError("The prompt is empty; write a question.")
-    return turns
 
 
 def load(
@@ -560,18 +459,6 @@ def fingerprint(config: Any, linears: Iterable[tuple[str, nn.Linear]], streamed:
 def _sequence_keys(inputs: Inputs) -> set[str]:
     """Inputs with one entry per token ([B, S] like `input_ids`); the others belong to the pictures."""
     return {key for key, value in inputs.items() if value.shape == inputs["input_ids"].shape}
-
-
-def _conversation(turns: Sequence[Message], picture: Image.Image | None, embed: bool = True) -> list[dict[str, Any]]:
-    conversation = []
-    waiting = picture is not None
-    for turn in turns:
-        content: list[dict[str, Any]] = [{"type": "text", "text": turn["content"]}]
-        if waiting and turn["role"] == "user":
-            content.insert(0, {"type": "image", "image": picture} if embed else {"type": "image"})
-            waiting = False
-        conversation.append({"role": turn["role"], "content": content})
-    return conversation
 
 
 def _linear_info(modules: dict[str, nn.Module], blocks: str, vision: str) -> list[LinearInfo]:

@@ -180,7 +180,7 @@ class _Moved:
         if codes.group is not None:
             with torch.no_grad():
                 half = (weight - replace(codes, group=~codes.group).dense()) / 2 * as_float(codes.group)
-                if len(codes.row_scale) == 3:  # salient columns are not split, and their group bits stay off
+                if not codes.splits_salient:
                     half = half.masked_fill(codes.salient, 0.0)
             weight = weight + through("group") * half
         return weight

@@ -83,5 +83,5 @@ def test_a_checkpoint_without_a_template_gets_a_plain_one(monkeypatch: pytest.Mo
     text = lvlm.tokenizer.decode(inputs["input_ids"][0])
     assert "What is this?" in text
     assert "red" in text
-    answers = lvlm.answer_mask(said, None, inputs)
+    answers = lvlm.template.answer_mask(said, None, inputs)
     assert "red" in lvlm.tokenizer.decode(inputs["input_ids"][0][answers])

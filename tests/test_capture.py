@@ -226,7 +226,7 @@ def test_the_fisher_diagonal_is_the_one_of_whole_backward_passes() -> None:
     tokens = dict.fromkeys(sums, 0)
     for sample in samples:
         inputs = lvlm.prepare(sample.messages, sample.picture)
-        answers = lvlm.answer_mask(sample.messages, sample.picture, inputs)[None]
+        answers = lvlm.template.answer_mask(sample.messages, sample.picture, inputs)[None]
         caught: list[Tensor] = []
 
         def catch(module: nn.Module, arrived: Any, output: Tensor, caught: list[Tensor] = caught) -> None:

@@ -282,3 +282,28 @@ def test_a_tie_of_labels_gives_equal_sets() -> None:
     for one in sets[:3]:
         assert one.places[""].tolist() == (partition[0] == PARTITION_NAMES.index(one.label)).nonzero()[:, 0].tolist()
     assert [one.energy for one in sets[:3]] == [385.0] * 3
+
+
+def test_the_readme_says_what_the_shipped_files_say() -> None:
+    root = Path(__file__).parents[1]
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+
+    def effect(sensitivity: str, first: str, second: str, share: float, sign: int = 1) -> str:
+        shipped = json.loads((root / "assets" / f"causal-{sensitivity}.json").read_text(encoding="utf-8"))
+        (found,) = (
+            each
+            for each in shipped["selectivity"]
+            if (each["first"], each["second"]) == (first, second) and each["share"] == pytest.approx(share)
+        )
+        low, high = sorted(sign * end for end in found["interval"])
+        return f"{sign * found['value']:.1f}, {low:.1f} to {high:.1f}".replace("-", "−")
+
+    def bracketed(effect: str) -> str:
+        return effect.replace(", ", " (") + ")"
+
+    both = [bracketed(effect(kind, "vision-only", "language-only", 0.009)) for kind in ("input", "fisher")]
+    assert f"by {both[0].replace(' (', ' doublings of the KL (')} with the input-side map, by {both[1]}" in text
+    single = [effect(kind, "vision-only", "random", 0.009) for kind in ("input", "fisher")]
+    assert f"({'; '.join(single)}; at 0.25 %" in text
+    assert f"the Fisher map's are, barely: {effect('fisher', 'vision-only', 'random', 0.0025)})" in text
+    assert f"({effect('input', 'language-only', 'random', 0.009, -1)}, with the input-side map)" in text

@@ -107,7 +107,7 @@ def test_the_answer_mask_holds_the_answers(name: str, with_picture: bool) -> Non
     shown = picture() if with_picture else None
     inputs = lvlm.prepare(messages, shown)
     end = lvlm.tokenizer.eos_token
-    answers = lvlm.tokenizer.decode(inputs["input_ids"][0][lvlm.answer_mask(messages, shown, inputs)])
+    answers = lvlm.tokenizer.decode(inputs["input_ids"][0][lvlm.template.answer_mask(messages, shown, inputs)])
     assert answers == f"A disc, number 0.{end}\nYes.{end}\n"
 
 

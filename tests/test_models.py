@@ -75,7 +75,7 @@ def test_the_answer_mask_holds_the_assistant_turns(with_picture: bool) -> None:
     messages = dialogues(1)[0].messages
     shown = picture() if with_picture else None
     inputs = lvlm.prepare(messages, shown)
-    mask = lvlm.answer_mask(messages, shown, inputs)
+    mask = lvlm.template.answer_mask(messages, shown, inputs)
     assert lvlm.tokenizer.decode(inputs["input_ids"][0][mask]) == ("A disc, number 0.<|im_end|>\nYes.<|im_end|>\n")
 
 

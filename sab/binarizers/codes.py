@@ -119,6 +119,11 @@ class BinaryCodes:
         """1, or 2 with the group bitmap."""
         return 1 if self.group is None else 2
 
+    @property
+    def splits_salient(self) -> bool:
+        """Whether group bits divide the salient columns too; where they do not, they are 0 there."""
+        return len(self.row_scale) == 2 * self.groups
+
     def signs(self) -> Tensor:
         """Signs of order 1, int8 [n, m], -1 or +1."""
         return self.first.to(torch.int8) * 2 - 1

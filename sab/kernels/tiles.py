@@ -199,8 +199,9 @@ def _supported(codes: BinaryCodes) -> bool:
         return False
     if codes.second_column_scale is not None and columns != 2:
         return False
-    unsplit = codes.group is not None and slots == 3 and bool((codes.group & codes.salient).any())
-    return not unsplit and (not bool(codes.salient.any()) or slots > codes.groups)
+    if codes.group is not None and not codes.splits_salient and bool((codes.group & codes.salient).any()):
+        return False
+    return not bool(codes.salient.any()) or slots > codes.groups
 
 
 def _arrange_binary(codes: BinaryCodes) -> Tiles:

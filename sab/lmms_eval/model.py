@@ -18,8 +18,9 @@ from tqdm import tqdm
 from sab import chat, models
 from sab.checkpoint import is_checkpoint
 from sab.errors import SabError
-from sab.models import LVLM, Message
+from sab.models import LVLM
 from sab.runs import Run
+from sab.templates import Message
 
 MAX_NEW_TOKENS = 1024  # where a task does not say; what else it may say:
 PLAIN = {"num_beams": (None, 1), "top_p": (None, 1, 1.0), "top_k": (None, 0, 1)}
