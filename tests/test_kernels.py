@@ -139,7 +139,7 @@ def kept_codes(draw: st.DrawFn) -> KeptCodes:
         kept=kept,
         row_mean=halves(generator, rows, kind=kind),
         row_scale=halves(generator, rows, kind=kind),
-        kept_scale=halves(generator, rows, kind="denormal"),
+        kept_scale=halves(generator, rows, kind="plain" if kind == "huge" else kind),
         kept_zero=torch.randint(0, 256, (rows,), generator=generator).to(torch.uint8),
     )
 
@@ -256,7 +256,7 @@ def wide_codes(method: str, width: int) -> BinaryCodes:
 
 @needs_c
 @pytest.mark.parametrize("path", paths())
-@pytest.mark.parametrize("width", [1024, 4096])
+@pytest.mark.parametrize("width", [2048, 4096])
 @pytest.mark.parametrize("sign", [True, False])
 def test_the_largest_sums_of_wide_blocks_fit(path: str, width: int, sign: bool) -> None:
     codes = wide_codes("xnor", width)
@@ -269,14 +269,15 @@ def test_the_largest_sums_of_wide_blocks_fit(path: str, width: int, sign: bool) 
 
 
 @needs_c
-@pytest.mark.parametrize("width", [1024, 4096])
-def test_the_largest_sums_of_every_part_of_a_wide_block_fit(width: int) -> None:
+@pytest.mark.parametrize("width", [1024, 2048])
+@pytest.mark.parametrize("group", [True, False])
+def test_the_largest_sums_of_every_part_of_a_wide_block_fit(width: int, group: bool) -> None:
     codes = wide_codes("sab", width)
     assert codes.group is not None
     codes = replace(
         codes,
         first=torch.ones_like(codes.first),
-        group=torch.zeros_like(codes.group),
+        group=torch.full_like(codes.group, group),
         second=torch.ones_like(codes.second),
         column_scale=torch.ones(2, width).half(),
         second_column_scale=torch.ones(2, codes.second.shape[1]).half(),
@@ -287,7 +288,7 @@ def test_the_largest_sums_of_every_part_of_a_wide_block_fit(width: int) -> None:
         weight = cpu.Weight(tiles_of(codes), library(path))
         found = weight.multiply(x, "fast")
         torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
-        wide = path == "avx2" and width > 1024
+        wide = path == "avx2" and width > 1024  # both planes together
         assert weight.runs("fast") == ("exact" if wide or path == "avx512" else "fast")
 
 
@@ -329,12 +330,16 @@ def test_bfloat16_takes_whole_and_broken_groups(unit: str) -> None:
     assert LIBRARY is not None
     if unit not in LIBRARY.units:
         pytest.skip(f"this processor multiplies bfloat16 without {unit}")
-    for rows, width, tokens in ((300, 2304, 70), (16, 64, 1), (272, 256, 32), (40, 4352, 9)):
-        codes = codes_of("sab" if width < 1000 else "rtn2", rows, min(width, 256), block_size=128)
-        if isinstance(codes, IntegerCodes):
-            times = width // 256
-            again = {name: getattr(codes, name).repeat(times, 1) for name in ("scale", "zero")}
-            codes = replace(codes, shape=(rows, 256 * times), levels=codes.levels.repeat(1, times), **again)
+    for method, rows, times, tokens in (
+        *(("rtn2", 300, 9, 70), ("rtn2", 40, 17, 9), ("pb-llm", 530, 9, 9), ("pb-llm", 40, 17, 70)),
+        *(("sab", 16, 1, 1), ("sab", 272, 1, 32)),
+    ):
+        codes = codes_of(method, rows, 256, block_size=128)
+        if isinstance(codes, IntegerCodes | KeptCodes):
+            weights, blocks = ("levels", "first", "kept"), ("scale", "zero")
+            wide = {name: each.repeat(1, times) for name, each in vars(codes).items() if name in weights}
+            wide |= {name: each.repeat(times, 1) for name, each in vars(codes).items() if name in blocks}
+            codes = replace(codes, shape=(rows, 256 * times), **wide)
         x = inputs(tokens, codes.shape[1], 1).bfloat16()
         weight = cpu.Weight(tiles_of(codes), LIBRARY)
         found = weight.multiply_bfloat16(x, unit=unit)
@@ -448,6 +453,31 @@ def test_kept_weights_outside_are_refused(name: str, value: int) -> None:
     changed[at] = value
     with pytest.raises(SabError, match="lie outside"):
         cpu.Weight(replace(tiles, tensors=tiles.tensors | {name: changed}), LIBRARY)
+
+
+@needs_c
+def test_kept_weights_are_in_order_and_in_a_format_that_has_them() -> None:
+    assert LIBRARY is not None
+    tiles = tiles_of(codes_of("pb-llm", 20, 64, block_size=32))
+    order = tiles.tensors["order"].clone()
+    order[0, :2] = order[0, :2].flip(0)
+    row, block = (int(at[0]) for at in (tiles.tensors["kept_count"] > 1).nonzero(as_tuple=True))
+    first = int(tiles.tensors["kept_start"][row] + tiles.tensors["kept_count"][row, :block].sum())
+    twice = tiles.tensors["kept_index"].clone()
+    twice[first + 1] = twice[first]
+    for changed in ({"order": order}, {"kept_index": twice}):
+        with pytest.raises(SabError, match="lie outside"):
+            cpu.Weight(replace(tiles, tensors=tiles.tensors | changed), LIBRARY)
+    integer = tiles_of(codes_of("gptq3", 20, 64, block_size=32))
+    kept = {name: values for name, values in tiles.tensors.items() if name.startswith("kept")}
+    kept["scale"] = integer.tensors["scale"][:1]
+    sizes = integer.sizes | {name: tiles.sizes[name] for name in ("kept_blocks", "scale_blocks")}
+    with pytest.raises(SabError, match="make no sense"):
+        cpu.Weight(Tiles(integer.shape, sizes, integer.tensors | kept), LIBRARY)
+    means = tiles_of(codes_of("xnor", 20, 64, block_size=32))
+    columns = {"column": torch.zeros(1, 2, 32, dtype=torch.int16)}
+    with pytest.raises(SabError, match="make no sense"):
+        cpu.Weight(replace(means, sizes=means.sizes | {"columns": 1}, tensors=means.tensors | columns), LIBRARY)
 
 
 def test_what_no_method_stores_is_left_to_the_reference() -> None:

@@ -43,7 +43,7 @@ enum { GROUP = 16, PANEL = 2048, DEEP = 32 };                       /* prefill: 
 enum { TOGETHER = 8, NEAR = 512 };                                  /* by vectors: tokens, columns that stay near */
 enum { FLOAT = 0, BFLOAT16 = 1, PAIRS = 2 };                       /* how weights are unpacked; see `interleave` */
 enum { KEPT_BLOCK = 128 };                                         /* columns of a block that may have kept weights */
-enum { MOST_UNITS = 64 };                                           /* of a block whose sums fit 16 bits (AVX2) */
+enum { MOST_UNITS = 128 };                                          /* of a block whose sums fit 16 bits (AVX2) */
 enum { VECTORS = 0, MATRIX_UNIT = 1 };                             /* what multiplies bfloat16 */
 enum { TABLES = 6 };                                               /* main 0 1, tail 2 3, second signs 4 5 */
 
@@ -374,7 +374,7 @@ static BFLOAT int prefill(const void *data, int64_t first_tile, int64_t last_til
             int64_t last = panel + per_panel < layer->blocks ? panel + per_panel : layer->blocks;
             int64_t deep = (last - panel) * places;
             for (int64_t block = panel; block < last; block++) {
-                column_scales(layer, block, tail_unit, column);
+                if (layer->main_kind != INTEGER) column_scales(layer, block, tail_unit, column);
                 for (int64_t tile = 0; tile < count; tile++) {
                     uint16_t *to = pairs + (tile * PANEL + (block - panel) * places) * LANES;
                     if (layer->main_kind == INTEGER) {
@@ -462,7 +462,11 @@ int sab_multiply(const Layer *layer, const float *x, float *y, int64_t batch, in
     switch (path) {
         case PORTABLE: job.body = fast ? multiply_0_1 : multiply_0_0; break;
 #if defined(__x86_64__)
-        case AVX2: job.body = fast && job.layer->units <= MOST_UNITS ? multiply_1_1 : multiply_1_0; break;
+        case AVX2: {
+            int64_t most = layer->main_kind == SPLIT ? MOST_UNITS / 2 : MOST_UNITS;
+            job.body = fast && layer->units <= most ? multiply_1_1 : multiply_1_0;
+            break;
+        }
         case AVX512: job.body = multiply_2_0; break;
         case AVX512VNNI: job.body = fast ? multiply_3_1 : multiply_2_0; break;
 #endif
@@ -601,7 +605,8 @@ INLINE VU NAME(by_cell)(VU w) {
     return (VU){_mm256_permute4x64_epi64(_mm256_unpacklo_epi32(l, h), 0xD8),
                 _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(l, h), 0xD8)};
 }
-/* Pairs of cells in 16 bits: an entry is at most 127, so MOST_UNITS of a block fit, each looked up in both planes. */
+/* Pairs of cells in 16 bits: an entry is at most 127, so MOST_UNITS of a block fit, or half of them where both planes
+   are added up. */
 #define SUM VU
 #define SUM_ZERO {_mm256_setzero_si256(), _mm256_setzero_si256()}
 INLINE __m256i NAME(cells_of)(__m256i sum) {
@@ -904,9 +909,10 @@ INLINE void NAME(prepare)(const Layer *layer, int64_t block, int64_t tail_unit, 
 #else
     for (int64_t c = 0; c < places; c++) sorted[c] = order[c] == PADDING ? 0 : x[order[c]];
 #endif
-    if (layer->means || layer->main_kind == INTEGER) /* nobody else asks for them */
-        for (int64_t c = 0; c < places; c++)
-            if (c < start) lookup->sum += sorted[c]; else lookup->tail_sum += sorted[c];
+    if (layer->means || layer->main_kind == INTEGER) { /* nobody else asks for them */
+        for (int64_t c = 0; c < start; c++) lookup->sum += sorted[c];
+        for (int64_t c = start; c < places; c++) lookup->tail_sum += sorted[c];
+    }
     int64_t across = layer->blocks * places;
     int paired = layer->main_kind == SPLIT;
     for (int g = 0; g < (paired ? 2 : 1); g++) {
@@ -1053,7 +1059,7 @@ INLINE void NAME(kept_of)(const NAME(Inputs) *x, const uint8_t *level, const uin
 }
 #else
 typedef const float *NAME(Inputs);
-INLINE NAME(Inputs) NAME(inputs_of)(const float *x, int64_t columns) { return columns ? x : NULL; }
+INLINE NAME(Inputs) NAME(inputs_of)(const float *x, int64_t columns) { (void)columns; return x; }
 #if PATH == 1
 typedef __m256 NAME(Kept);
 INLINE float NAME(across)(__m256 v) {

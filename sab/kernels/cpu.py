@@ -49,7 +49,7 @@ FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi",
 PATHS = ("portable", "avx2", "avx512", "avx512vnni")  # in the order of their numbers in cpu.c, slowest first
 MODES = ("exact", "fast")
 COMPILE_SECONDS = 300
-MOST_UNITS = 64  # of a block in the fast mode of AVX2, as in cpu.c
+MOST_UNITS = 128  # of a block in the fast mode of AVX2, as in cpu.c
 UNITS = ("vectors", "matrix unit")  # for bfloat16, in the order of their numbers in cpu.c, slower first
 FIRST_UNIT = 8  # bit of sab_paths
 PANEL = 2048  # columns of the prefill in cpu.c that are dequantized at once
@@ -126,7 +126,8 @@ class Weight:
     def runs(self, mode: str) -> str:
         """The mode that runs where `mode` is asked for. Plain AVX-512 has no shorter way, so its fast mode is the exact
         one; so is that of AVX2 in blocks whose sums leave 16 bits."""
-        wide = self.library.path == "avx2" and self.tiles.sizes["units"] > MOST_UNITS
+        of = self.tiles.sizes
+        wide = self.library.path == "avx2" and of["units"] > MOST_UNITS // (1 + (of["main_kind"] == SPLIT))
         return "exact" if self.library.path == "avx512" or wide else mode
 
     @property
@@ -271,7 +272,7 @@ def _check(tiles: Tiles) -> None:
         sound = False
     if not sound:
         raise SabError(f"the sizes of this packed linear make no sense: {of}")
-    if sound and of["kept_blocks"]:
+    if of["kept_blocks"]:
         listed = tiles.tensors["kept_level"].numel() if "kept_level" in tiles.tensors else 0
         expected |= dict.fromkeys(LISTED, (torch.uint8, (listed,)))
     if set(expected) != set(tiles.tensors):
@@ -299,14 +300,20 @@ def _check(tiles: Tiles) -> None:
 
 def _check_kept(tiles: Tiles, columns: Tensor) -> None:
     """SabError where kept weights lie outside of their block, of `columns` [blocks] each, or of their row."""
-    tensors = tiles.tensors
-    count, index = tensors["kept_count"].long(), tensors["kept_index"]
-    of_row = count.sum(1)
+    of, tensors = tiles.sizes, tiles.tensors
+    count, index = tensors["kept_count"].flatten().long(), tensors["kept_index"]
+    of_row = count.view(of["rows"], -1).sum(1)
     sound = len(index) == int(of_row.sum()) + LANES and torch.equal(tensors["kept_start"], of_row.cumsum(0) - of_row)
     if sound:
-        ends = columns.repeat(len(count)).repeat_interleave(count.flatten())
-        salient = tensors["start"] < tiles.sizes["units"] * UNIT
-        sound = bool((index[: len(ends)] < ends).all()) and not bool(salient.any())
+        index = index[:-LANES]
+        inside = index < columns.to(torch.uint8).repeat(of["rows"]).repeat_interleave(count)
+        begins = torch.zeros(len(index) + 1, dtype=torch.bool)
+        begins[count.cumsum(0) - count] = True  # of a row in a block; the others stand behind a smaller one
+        rising = begins[1:-1] | (index[1:] > index[:-1])
+        salient = tensors["start"] < of["units"] * UNIT
+        places = torch.arange(of["units"] * UNIT)
+        moved = (tensors["order"] != places) & (places < columns[:, None])  # a place is a column
+        sound = bool(inside.all()) and bool(rising.all()) and not bool(salient.any()) and not bool(moved.any())
     if not sound:
         raise SabError("the kept weights of this packed linear lie outside of it")
 
@@ -317,12 +324,13 @@ def _kinds_fit(of: dict[str, int]) -> bool:
     if main == INTEGER:
         scales = slots == 1 and of["parameters"] == 1 and not of["small"]
         absent = not any(of[name] for name in ("residuals", "means", "columns", "second_columns"))
-        return of["planes"] <= 8 and tail == NONE and scales and absent
+        return of["planes"] <= 8 and tail == NONE and scales and absent and not of["kept_blocks"]
     grouped = main in (SHARED, SPLIT)
-    if of["kept_blocks"]:
-        only = main == ONE and of["means"] == 1 and tail == NONE and not of["small"] and not of["columns"]
-        if not only or of["block_size"] > LARGEST_KEPT_BLOCK:
-            return False
+    if of["means"] and (of["columns"] or of["small"] or slots == 4):
+        return False
+    kept = main == ONE and of["means"] == 1 and tail == NONE and of["block_size"] <= LARGEST_KEPT_BLOCK
+    if of["kept_blocks"] and not kept:
+        return False
     return (
         main in (ONE, SHARED, SPLIT)
         and of["planes"] == 1 + grouped

@@ -25,8 +25,8 @@ for each of a tenth of the weights takes less room than a bit for every weight, 
     kept_start              int64 [n]                 where a row begins in the two above
     kept_scale, kept_zero   int16, uint8 [tiles, 16]
 
-Every method's codes fit; what else the stored format allows (means together with column scales or with a step,
-salient rows split with means, kept weights in blocks of more than 128) is left to the reference.
+Every method's codes fit, but kept weights in blocks of more than 128 columns; these, and what else the stored format
+allows (means together with column scales or with a step, salient rows split with means), are left to the reference.
 
 `arrange_stored` and `stored` go there and back from the stored tensors (layout.py), bit for bit, some rows at a time,
 so that a linear's bits are never all unpacked at once.
