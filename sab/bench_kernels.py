@@ -51,6 +51,8 @@ def kernels(
         raise SabError(f"--clock is {clock!r}; choose wall or cpu")
     if clock == "cpu" and torch.get_num_threads() > 1:
         raise SabError("--clock cpu counts one thread; set OMP_NUM_THREADS=1")
+    if not 0 < seconds < float("inf"):
+        raise SabError(f"--seconds is {seconds:g}; give the seconds that each contender may take")
     tell = progress or (lambda stage, share: None)
     shapes, batches = QUICK if quick else (SHAPES, BATCHES)
     now = CLOCKS[clock]

@@ -155,9 +155,7 @@ def causal(
 
     Raises SabError for no questions, shares out of range, and when no share can be matched.
     """
-    wrong = [share for share in shares if not (math.isfinite(share) and 0.0 < share <= 1.0)]
-    if wrong or not shares:
-        raise SabError("Give at least one share of the weights, above 0 and at most 1.")
+    check_shares(shares)
     tell = progress or (lambda stage, part: None)
     weights = {name: linear.weight.detach() for name, linear in lvlm.decoder_linears.items()}
     partitions = {
@@ -197,6 +195,12 @@ def causal(
     ]
     left_out = sorted(set(shares) - set(possible))
     return CausalCheck(full, knockouts, contrasts, tolerances, largest, left_out)
+
+
+def check_shares(shares: Sequence[float]) -> None:
+    """SabError unless there are shares in (0, 1]."""
+    if not shares or not all(0.0 < share <= 1.0 for share in shares):  # NaN is none of these
+        raise SabError("Give at least one share of the weights, above 0 and at most 1.")
 
 
 def largest_share(weights: Mapping[str, Tensor], partitions: Mapping[str, Tensor]) -> float:

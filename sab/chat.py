@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sab.errors import SabError
+from sab.files import contents
 from sab.models import LVLM, Inputs
 from sab.templates import Message, checked_messages
 
@@ -117,6 +118,8 @@ def stream(
         raise SabError("The temperature must lie between 0 and 5.")
     if type(max_new_tokens) is not int or not 1 <= max_new_tokens <= 4096:
         raise SabError("The number of new tokens must lie between 1 and 4096.")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise SabError("The seed must be a whole number from 0 to 2^63 - 1.")
     turns = checked_messages(messages)
     if turns[-1]["role"] != "user":
         raise SabError("The last message must be the user's; write a question.")
@@ -202,8 +205,9 @@ def open_picture(source: str | Path | bytes | Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            opened = Image.open(file, formats=PICTURE_FORMATS)
+            opened = Image.open(
+                io.BytesIO(source if isinstance(source, bytes) else contents(Path(source))), formats=PICTURE_FORMATS
+            )
             if opened.width * opened.height > MAX_PICTURE_PIXELS:
                 raise SabError(f"The picture has {opened.width}×{opened.height} pixels; use a smaller one.")
             opened.load()

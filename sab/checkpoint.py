@@ -10,7 +10,6 @@ float32: that loses nothing. A folder is made under another name and renamed whe
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from sab.errors import SabError
-from sab.files import write_bytes, write_json
+from sab.files import json_in, write_bytes, write_json
 from sab.hf import METHOD, SabConfig, stored_sizes
 from sab.layout import complete
 from sab.model_card import model_card
@@ -203,7 +202,7 @@ def _check_target(folder: Path, run: Run) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
-        found = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        found = json_in(folder / "recipe.json")
     except (OSError, ValueError):
         found = None
     if found != _without_paths(run.header) or not (folder / "config.json").exists():
@@ -237,7 +236,7 @@ def _set_dtype(path: Path, dtype: torch.dtype) -> None:
         name = str(dtype).removeprefix("torch.")
         return {key: name if key == "dtype" and entry else renamed(entry) for key, entry in value.items()}
 
-    write_json(path, renamed(json.loads(path.read_text(encoding="utf-8"))))
+    write_json(path, renamed(json_in(path)))
 
 
 def _copy_beside(source: str, folder: Path) -> None:
@@ -257,7 +256,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             return {}
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_in(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

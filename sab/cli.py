@@ -22,8 +22,8 @@ from sab.cli_bench import add_benches
 from sab.cli_checkpoint import FORMS, add_checkpoint_commands, run_summary, write_checkpoint
 from sab.cli_estimate import dry_run
 from sab.cli_maps import add_map_commands
-from sab.errors import LostError, SabError
-from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, load_model
+from sab.errors import LostError, SabError, UnwrittenError
+from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, load_model, write_result
 from sab.terminal import Parser, Progress, typed
 
 if TYPE_CHECKING:
@@ -46,14 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SabError as error:
         if isinstance(error, LostError) or os.environ.get("RANK", "0") == "0":  # of several processes one speaks
             print(f"sab: {str(error).rstrip('.')}.", file=sys.stderr)
+        if isinstance(error, UnwrittenError):
+            _print(error.result)
         return 2
     except KeyboardInterrupt:
         print("\nsab: stopped; a run keeps its finished linears, add --resume to continue it.", file=sys.stderr)
         return 130
+    _print(result)
+    return 0
+
+
+def _print(result: Mapping[str, Any]) -> None:
     from sab.files import without_nan
 
     print(json.dumps(without_nan(result), ensure_ascii=False, allow_nan=False))
-    return 0
 
 
 def _run(given: list[str]) -> Mapping[str, Any]:
@@ -180,6 +186,7 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         refine = METHODS["sab-h"].refine
     if len(extras) > 1:
         raise SabError(f"{entry}+{'+'.join(extras)} names two maps; choose one.")
+    block_size = Recipe.block_size if bits is None else BUDGET_BLOCK_SIZE
     recipe = Recipe(
         model=_named(options.model),
         method=method,
@@ -193,12 +200,12 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         seed=options.seed,
         iterations=options.iterations,
         parts=_parts(options),
-        linears=tuple(options.linears.split(",")) if options.linears else None,
+        linears=None if options.linears is None else tuple(options.linears.split(",")),
         beta=beta,
         compensation=Recipe.compensation if compensation is None else compensation,
         max_salient=options.max_salient,
         emphasis=options.emphasis,
-        block_size=options.block_size or (Recipe.block_size if bits is None else BUDGET_BLOCK_SIZE),
+        block_size=block_size if options.block_size is None else options.block_size,
         damping=options.damping,
         keep=options.keep,
         calibration=source_of(options.calibration),
@@ -350,9 +357,10 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
             f"{category:22s} {100 * accuracy:5.1f} %  ({100 * low:.0f}–{100 * high:.0f})  "
             f"n = {figures['counts'][category]:<4d} blank {100 * blank:5.1f} %"
         )
+    result = figures | _kernels(lvlm, progress)
     if run is not None:
-        run.record_accuracy(figures, found.stored(identity_of(asked)))
-    return figures | _kernels(lvlm, progress)
+        write_result(result, lambda: run.record_accuracy(figures, found.stored(identity_of(asked))))
+    return result
 
 
 def _kernels(lvlm: LVLM, progress: Progress) -> dict[str, Any]:
@@ -372,6 +380,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
 
     from sab.binarizers import METHODS
     from sab.compare import CONTROL, check_same, compare, extended, identity_of, read_table
+    from sab.files import check_writable, make_directory, write_json
 
     entries = [entry.strip() for entry in options.methods.split(",") if entry.strip()]
     if not entries:
@@ -381,6 +390,10 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     recipes = {entry: _recipe(options, entry) for entry in entries if entry != "full"}
     asked = asked_questions(options)
     earlier = read_table(options.extend) if options.extend is not None else None
+    if options.table is not None:
+        check_writable(options.table, "--table")
+    if options.out is not None:
+        make_directory(options.out)
     full = load_dense(options, options.model)
     shared = _recipe(options, CONTROL)
     head = {
@@ -430,9 +443,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     if earlier is not None:
         result = extended(result, earlier)
     if options.table is not None:
-        from sab.files import write_json
-
-        write_json(options.table, result)
+        write_result(result, lambda: write_json(options.table, result))
     return result
 
 
@@ -440,7 +451,7 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
     from sab import chat
     from sab.packed import packed_linears
 
-    picture = chat.open_picture(options.image) if options.image else None
+    picture = None if options.image is None else chat.open_picture(options.image)
     lvlm, run = _open(options, options.packed)
     if options.packed and run is None and not packed_linears(lvlm.model):
         raise SabError(f"{lvlm.source} has no packed linears; name a run, or leave --packed out.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sab.errors import SabError
-from sab.options import brought
+from sab.options import brought, suite_questions
 from sab.terminal import Parser, Progress
 
 ANSWERED = ("sab", "sab-h", "xnor", "pb-llm")  # shipped runs that `answers` asks, one a format
@@ -105,7 +105,6 @@ def _say_stack(progress: Progress, measured: dict[str, Any]) -> None:
 
 def _chat(options: argparse.Namespace) -> dict[str, Any]:
     from sab import bench_chat, models
-    from sab.demo.suite import questions
     from sab.runs import ASSET_RUNS, Run
 
     run = Run.open(options.directory or ASSET_RUNS / "sab")
@@ -113,7 +112,7 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
     simulated = full.copy()
     run.apply(simulated)
     progress = Progress()
-    found = bench_chat.chat(full, simulated, questions("final", max(1, options.limit)), progress)
+    found = bench_chat.chat(full, simulated, suite_questions("final", options.limit), progress)
     for side, name in (("left", "Full precision"), ("right", f"{run.name}, simulated")):
         progress.say(
             f"{name}: first token after {found['first_token_seconds'][side]:.2f} s, "
@@ -125,7 +124,6 @@ def _chat(options: argparse.Namespace) -> dict[str, Any]:
 
 def _answers(options: argparse.Namespace) -> dict[str, Any]:
     from sab import bench_answers, models
-    from sab.demo.suite import questions
     from sab.runs import ASSET_RUNS, Run
 
     runs = [Run.open(path) for path in options.directories or [ASSET_RUNS / name for name in ANSWERED]]
@@ -133,7 +131,7 @@ def _answers(options: argparse.Namespace) -> dict[str, Any]:
         raise SabError("The runs are of different models; name those of one.")
     progress = Progress()
     full = models.load(brought(runs[0].recipe.model))
-    found = bench_answers.answers(full, runs, questions("final", max(1, options.limit)), progress)
+    found = bench_answers.answers(full, runs, suite_questions("final", options.limit), progress)
     progress.end()
     for run in found["runs"]:
         speeds = ", ".join(f"{side} {value:.0f}" for side, value in run["tokens_per_second"].items())

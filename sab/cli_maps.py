@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
-from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense
+from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, write_result
 from sab.terminal import Parser, Progress
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def add_map_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     add_model(causal, "folder or Hugging Face id; the embedded model when left out")
     add_maps(causal)
     add_suite(causal)
-    causal.add_argument("--share", default="0.25,0.5,1", help="percent of the weights, comma-separated")
+    causal.add_argument("--share", default="0.25,0.5,0.9", help="percent of the weights, comma-separated")
     causal.add_argument("--random-draws", type=int, default=3, help="sets of random weights")
     causal.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
 
@@ -56,11 +56,12 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
 def _map_recipe(options: argparse.Namespace) -> Recipe:
     """A recipe of which only the maps matter, checked."""
     from sab.calibration import source_of
+    from sab.files import check_writable
     from sab.recipes import Recipe
     from sab.significance import Thresholds
 
-    if options.out is not None and options.out.is_dir():
-        raise SabError(f"{options.out} is a directory; name a file for --out.")
+    if options.out is not None:
+        check_writable(options.out, "--out")
     recipe = Recipe(
         model=options.model,
         thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
@@ -117,13 +118,13 @@ def _controls(options: argparse.Namespace) -> dict[str, Any]:
             + f"   {ranges} {row.signal:6.2f}   {kept}"
         )
     if options.out is not None:
-        stored.write(options.out)
+        write_result(result, lambda: stored.write(options.out))
     return result
 
 
 def _causal(options: argparse.Namespace) -> dict[str, Any]:
     from sab import calibration, sensitivities
-    from sab.causal import PICTURE, TEXT, causal
+    from sab.causal import PICTURE, TEXT, causal, check_shares
     from sab.files import write_json
 
     recipe = _map_recipe(options)
@@ -131,6 +132,7 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
         shares = [float(share) / 100 for share in options.share.split(",")]
     except ValueError as error:
         raise SabError("--share takes percents, comma-separated, such as 0.25,0.5,1.") from error
+    check_shares(shares)
     if options.random_draws < 1:
         raise SabError("--random-draws must be at least 1.")
     asked = _balanced(options)
@@ -179,5 +181,5 @@ def _causal(options: argparse.Namespace) -> dict[str, Any]:
     }
     result = {**conditions, **found.summary()}
     if options.out is not None:
-        write_json(options.out, result)
+        write_result(result, lambda: write_json(options.out, result))
     return result

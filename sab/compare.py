@@ -12,7 +12,6 @@ goes on with what is missing.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from sab import calibration, evaluate, runs, sensitivities
 from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.evaluate import Reference
+from sab.files import json_in
 from sab.recipes import Recipe
 from sab.runs import Run
 
@@ -172,11 +172,11 @@ def _figures(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def read_table(path: Path) -> dict[str, Any]:
     """A table that a comparison has written. Raises SabError where the file is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_in(path)
         whole = [all(name in row for name in ("entry", "method", "bits_all_in")) for row in found["rows"]]
         if whole and all(whole) and all("first" in entry and "second" in entry for entry in found["gaps"]):
             return dict(found)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SabError(f"{path} is no table of a comparison: name a file that compare --table has written.") from error
     raise SabError(f"{path} is no whole table: name a file that compare --table has written.")
 
@@ -297,8 +297,8 @@ def _average(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _kept(directory: Path, identity: str, controls: set[str]) -> Asked | None:
     """A stored evaluation on exactly these questions, with these of the controls, else None."""
     try:
-        answers = json.loads((directory / "answers.json").read_text(encoding="utf-8"))
-        figures = json.loads((directory / "accuracy.json").read_text(encoding="utf-8"))
+        answers = json_in(directory / "answers.json")
+        figures = json_in(directory / "accuracy.json")
         whole = figures["counts"]["overall"] == len(answers["correct"]) and controls <= figures.keys()
         if answers["questions"] != identity or not whole:
             return None

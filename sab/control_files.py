@@ -7,7 +7,6 @@ need four more copies of the model): "<linear>.<half>" [m] with half in HALVES.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from sab import runs
 from sab.controls import Controls
 from sab.errors import SabError
-from sab.files import without_nan, write_bytes, write_json
+from sab.files import contents, json_in, remove, without_nan, write_bytes, write_json
 
 HALVES = ("language_a", "language_b", "vision_a", "vision_b")
 SHIPPED = runs.ASSET_RUNS.parent
@@ -47,11 +46,9 @@ class StoredControls:
 
     def write(self, path: Path) -> None:
         """Write the figures to `path` and, for input sensitivities, the halves beside it; the figures last, since they
-        say what the halves are of. SabError for a `path` that is the halves' own."""
-        beside = path.with_suffix(".safetensors")
-        if beside == path:
-            raise SabError(f"{path} would hold figures; name a file that ends in .json for --out.")
-        beside.unlink(missing_ok=True)
+        say what the halves are of."""
+        beside = _halves_of(path)
+        remove(beside)
         if self.figures["sensitivity"] == "input":
             tensors = {
                 f"{name}.{half}": values.float().cpu().clone()
@@ -62,12 +59,16 @@ class StoredControls:
         write_json(path, self.figures)
 
 
+def _halves_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-halves.safetensors")
+
+
 def read(path: Path) -> StoredControls:
     """What `write` wrote. SabError where the files are missing or damaged."""
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        beside = path.with_suffix(".safetensors")
-        tensors = read_tensors(beside.read_bytes()) if beside.exists() else {}
+        figures = json_in(path)
+        beside = _halves_of(path)
+        tensors = read_tensors(contents(beside)) if beside.exists() else {}
         names = figures["linears"] if tensors else ()
         return StoredControls(figures, {name: tuple(tensors[f"{name}.{half}"] for half in HALVES) for name in names})
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

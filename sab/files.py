@@ -8,11 +8,13 @@ belongs to, which notices a flipped bit as well as a file that was copied from e
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -61,6 +63,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise _write_failure(path, error) from error
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if there is one. SabError when the disk refuses."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _write_failure(path, error) from error
 
 
 def clear_leftovers(directory: Path) -> None:
@@ -118,9 +128,34 @@ def _sync_directory(directory: Path) -> None:
 
 def _write_failure(path: Path, error: OSError) -> SabError:
     return SabError(
-        f"{path} could not be written ({error.strerror or error}); every linear finished before is kept, "
-        "so make room and start the same run again to continue it."
+        f"{path} could not be written ({error.strerror or error}); make room or name another place, and start again: "
+        "a run goes on behind its last finished linear."
     )
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Make the folder of a file that will be written after long work. SabError where it could not be written, which
+    names the command's `option`."""
+    if path.is_dir():
+        raise SabError(f"{path} is a directory; name a file for {option}.")
+    make_directory(path.parent)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise SabError(f"Nothing can be written to {path.parent} ({error.strerror}); name another place.") from error
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a regular file. OSError for anything else: who reads from a pipe may wait for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
+
+
+def json_in(path: Path) -> Any:
+    """What the JSON in a regular file says. OSError, ValueError or RecursionError where it cannot be read."""
+    return json.loads(contents(path).decode("utf-8"))
 
 
 def make_directory(directory: Path) -> None:
@@ -136,7 +171,7 @@ def make_directory(directory: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. SabError where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_in(path)
     except FileNotFoundError as error:
         raise SabError(f"{path.parent} holds no {path.name}; name a directory with a run.") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -149,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def vouched_bytes(path: Path, digest: str, identity: str = "") -> bytes:
     """Contents of a file that `vouch` gave this digest; read whole, never mapped, so nobody can change it later."""
     try:
-        data = path.read_bytes()
+        data = contents(path)
     except OSError as error:
         raise SabError(f"{path} is missing; delete the run and make it again.") from error
     if vouch(data, identity) != digest:

@@ -8,7 +8,6 @@ command line and the page share it; whole files stay there when it is stopped.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import re
 import shutil
@@ -135,12 +134,17 @@ def on_this_machine(repository: str) -> Path | None:
     """The folder of a repository that was downloaded whole before, without asking the hub; None where there is none."""
     from huggingface_hub import try_to_load_from_cache
 
+    from sab.files import json_in  # its safetensors bring torch, which the page does not wait for
+
     found = try_to_load_from_cache(repository, "config.json")
     if not isinstance(found, str):
         return None
     folder = Path(found).parent
     index = folder / "model.safetensors.index.json"
-    weights = json.loads(index.read_text())["weight_map"].values() if index.exists() else ("model.safetensors",)
+    try:
+        weights = json_in(index)["weight_map"].values() if index.exists() else ("model.safetensors",)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
     return folder if all((folder / str(name)).exists() for name in weights) else None
 
 

@@ -5,14 +5,13 @@ A run itself is never changed: its name lies beside the recipe, in `label.txt`, 
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sab.errors import SabError
-from sab.files import write_bytes
+from sab.files import json_in, write_bytes
 from sab.recipes import Recipe
 from sab.runs import ASSET_RUNS, LABEL, LONGEST_LABEL, Run
 
@@ -35,7 +34,7 @@ def read_recipe(path: str | Path) -> RecipeFile:
     try:
         if path.stat().st_size > LARGEST_RECIPE:
             raise SabError(f"{path.name} is too large for a recipe; choose a run's recipe.json.")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_in(path)
     except FileNotFoundError as error:
         raise SabError(f"There is no file {path}; name a run's recipe.json.") from error
     except (OSError, ValueError, RecursionError) as error:

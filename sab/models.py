@@ -487,7 +487,7 @@ def chosen_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(1, device=chosen).item()  # what is on `meta` has no values
     except (RuntimeError, AssertionError) as error:
         raise SabError(
             f"The device {device} cannot be used here; choose cpu, or cuda on a machine with a GPU."

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sab.errors import SabError
+from sab.errors import SabError, UnwrittenError
 
 if TYPE_CHECKING:
     from sab.demo.suite import Question
     from sab.models import LVLM
 
+MOST_QUESTIONS = 100_000
 # "demo" is another name of "final"; the last four are abilities beyond single questions (`sab.demo.suite.ABILITIES`).
 SUITES = ("demo", "final", "tuning", "trained", "talk", "unknown", "strokes", "unrecognised")
 
@@ -94,15 +95,30 @@ def add_maps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--damping", type=float, default=0.01)
 
 
+def write_result(result: Mapping[str, Any], write: Callable[[], object]) -> None:
+    """Write a command's result, or a part of it. UnwrittenError, which carries the result, where it cannot be."""
+    try:
+        write()
+    except SabError as error:
+        raise UnwrittenError(str(error), result) from error
+
+
 def add_suite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="demo", choices=SUITES)
     parser.add_argument("--limit", type=int, default=200, help="number of questions")
     parser.add_argument("--batch-size", type=int, default=32)
 
 
-def asked_questions(options: argparse.Namespace) -> Sequence[Question]:
+def suite_questions(suite: str, limit: int) -> Sequence[Question]:
+    """`limit` questions of a suite. SabError for none or too many."""
     from sab.demo.suite import questions
 
-    if options.limit < 1 or options.batch_size < 1:
-        raise SabError("--limit and --batch-size must be at least 1.")
-    return questions("final" if options.suite == "demo" else options.suite, options.limit)
+    if not 1 <= limit <= MOST_QUESTIONS:
+        raise SabError(f"--limit is {limit}; ask 1 to {MOST_QUESTIONS:,} questions.")
+    return questions(suite, limit)
+
+
+def asked_questions(options: argparse.Namespace) -> Sequence[Question]:
+    if options.batch_size < 1:
+        raise SabError("--batch-size must be at least 1.")
+    return suite_questions("final" if options.suite == "demo" else options.suite, options.limit)

@@ -49,6 +49,7 @@ from sab.files import (
     is_intact,
     make_directory,
     read_json,
+    remove,
     sealed,
     tensors_of,
     vouch,
@@ -497,7 +498,7 @@ def store_sensitivities(run: Run, kind: str, maps: Mapping[str, tuple[Tensor, Te
 def write_evaluation(directory: Path, accuracy: Mapping[str, Any], answers: Mapping[str, Any] | None) -> None:
     """Store the figures of an evaluation and its single answers (`compare.Asked.stored`) together; those of an earlier
     evaluation go first, for they belong to other figures."""
-    (directory / "answers.json").unlink(missing_ok=True)
+    remove(directory / "answers.json")
     write_json(directory / "accuracy.json", dict(accuracy))
     if answers is not None:
         write_json(directory / "answers.json", dict(answers))

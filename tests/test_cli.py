@@ -1,11 +1,13 @@
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sab import bench, cli, cli_checkpoint, terminal
+from sab import bench, cli, cli_checkpoint, files, terminal
+from sab.errors import SabError
 from sab.runs import Run
 from tests.tiny import picture, tiny_folder
 
@@ -179,12 +181,38 @@ def test_chat_streams_and_sums_up(capsys: pytest.CaptureFixture[str], run: Path,
         ["chat", MODEL, "--prompt", "Hi", "--image", "missing.png"],
         ["chat", MODEL, "--prompt", "Hi", "--temperature", "nan"],
         ["train-demo", "--minutes", "0"],
+        ["quantize", MODEL, "--out", "x", "--block-size", "0"],
+        ["quantize", MODEL, "--out", "x", "--linears", ""],
+        ["quantize", MODEL, "--out", "x", "--device", "meta"],
+        ["quantize", "--recipe", "pipe", "--out", "x"],
+        ["quantize", MODEL, "--out", "x", "--calibration", "pipe"],
+        ["inspect", "piped"],
+        ["eval", MODEL, "--limit", "99999999999999"],
+        ["chat", MODEL, "--prompt", "Hi", "--image", ""],
+        ["chat", MODEL, "--prompt", "Hi", "--image", "pipe"],
+        ["chat", MODEL, "--prompt", "Hi", "--seed", "99999999999999999999"],
+        ["compare", MODEL, "--methods", "full", "--extend", "pipe"],
+        ["compare", MODEL, "--methods", "full", "--table", ""],
+        ["compare", MODEL, "--methods", "full", "--table", "file/table.json"],
+        ["compare", MODEL, "--methods", "full", "--out", "file"],
+        ["controls", MODEL, "--out", "file/controls.json"],
+        ["causal", MODEL, "--out", "file/causal.json"],
+        ["causal", MODEL, "--share", "nan"],
+        ["bench", "chat", "--limit", "0"],
+        ["bench", "answers", "--limit", "-5"],
+        ["bench", "kernels", "--seconds", "nan"],
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before the work begins, not after it: no model is loaded where the fault lies in an option."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "piped").mkdir()
+    for pipe in ("pipe", "piped/recipe.json"):  # nobody writes to them
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(pipe)
     code = cli.main(arguments)
     out, err = capsys.readouterr()
     assert code == 2
@@ -193,6 +221,20 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     assert last.startswith("sab: ")
     assert last.endswith(".")
     assert "Traceback" not in err
+
+
+def test_a_result_that_cannot_be_written_is_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, values: object) -> None:
+        raise SabError(f"{path.name} could not be written (No space left on device).")
+
+    monkeypatch.setattr(files, "write_json", full)
+    table = tmp_path / "table.json"
+    code, result, err = _call(capsys, "compare", MODEL, "--methods", "full", "--limit", "2", "--table", table)
+    assert code == 2
+    assert "No space left" in err
+    assert [row["entry"] for row in result["rows"]] == ["full"]
 
 
 def test_an_interrupt_says_how_to_continue(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
