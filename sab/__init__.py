@@ -1,7 +1,7 @@
 """SAB Lens: significance-aware binarization of vision-language models.
 
 `sab.load(path_or_id)`, `sab.quantize(lvlm, recipe, run_dir)` and `sab.export(lvlm, run, folder)` are the front door;
-the steps behind them are one file each (see DESIGN.md). They are looked up on first use, so that
+the steps behind them are one file each (README, Layout). They are looked up on first use, so that
 `import sab.significance` and the command line's help do not wait for transformers. After `import sab`,
 `from_pretrained` of transformers reads packed checkpoints (`registration`).
 """

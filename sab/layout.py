@@ -1,4 +1,4 @@
-"""What is stored of a packed linear: format_version 1 (DESIGN.md), read by `packing`, `packed` and `hf`.
+"""What is stored of a packed linear: format_version 1, read by `packing`, `packed` and `hf`.
 
 k is the block size, c the number of salient columns; bits are stored least significant first, set = +1; scales are
 float16 seen as int16, so that no `.to(dtype)` recasts them; odd widths are padded with zero bits to whole blocks.

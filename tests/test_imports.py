@@ -1,4 +1,4 @@
-"""The house rules on imports (DESIGN.md), read off the source."""
+"""The house rules on imports, read off the source."""
 
 import ast
 import sys
