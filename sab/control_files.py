@@ -1,4 +1,4 @@
-"""Controls on disk: `<name>.json` with the figures and, beside it, `<name>.safetensors` with what the nulls come from.
+"""Controls on disk: `<name>.json` with the figures, and `<name>-halves.safetensors` with what the nulls come from.
 
 `python -m sab controls --out <name>.json` writes both; the page reads them, or computes the same in memory. The
 second file is written for "input" sensitivity alone, whose four vectors a linear take little room ("fisher" would
