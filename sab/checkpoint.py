@@ -58,11 +58,7 @@ def export(
         raise SabError(f"The form {form!r} is not known; choose {' or '.join(FORMS)}.")
     if not run.finished:
         raise SabError(f"The run in {run.directory} is unfinished; finish it with quantize --resume.")
-    if lvlm.fingerprint != run.fingerprint:
-        raise SabError(
-            f"The run in {run.directory} was made from other weights than those of {lvlm.source}; "
-            "load the model it names, or make the run again."
-        )
+    run.check_model(lvlm)
     _check_target(folder, run)
     missing = [name for name in run.reports if name not in lvlm.linears]
     if missing:

@@ -253,11 +253,7 @@ def swap(lvlm: LVLM, run: Run, mode: str = "exact") -> Swapped:
     They leave `lvlm.linears`, so that nothing keeps their floats. All are packed before the first is replaced: an
     error changes nothing. SabError when the run was made from another model, or a linear is not there any more.
     """
-    if lvlm.fingerprint != run.fingerprint:
-        raise SabError(
-            f"The run in {run.directory} was made from other weights than those of {lvlm.source}; "
-            "load the model it names, or make the run again."
-        )
+    run.check_model(lvlm)
     if not run.reports:
         raise SabError(f"The run in {run.directory} has no finished linear; finish it first.")
     packed: dict[str, PackedLinear] = {}

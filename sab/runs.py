@@ -260,17 +260,21 @@ class Run:
         path = self.directory / "codes" / f"{name}.safetensors"
         return unpack(*tensors_of(path, vouched_bytes(path, self._vouched[name][1])))
 
+    def check_model(self, lvlm: LVLM) -> None:
+        """SabError when the model is not the one the run was made from."""
+        if lvlm.fingerprint != self.fingerprint:
+            raise SabError(
+                f"The run in {self.directory} was made from other weights than those of {lvlm.source}; "
+                "load the model it names, or make the run again."
+            )
+
     def apply(self, lvlm: LVLM) -> None:
         """Put the dense weights of all finished linears into a model ("simulated": dequantized); a streamed one will
         read them from this run.
 
         Raises SabError when the model is not the one the run was made from.
         """
-        if lvlm.fingerprint != self.fingerprint:
-            raise SabError(
-                f"The run in {self.directory} was made from other weights than those of {lvlm.source}; "
-                "load the model it names, or make the run again."
-            )
+        self.check_model(lvlm)
         for name in self._vouched:
             if lvlm.streamed is not None:
                 lvlm.streamed.replaced[f"{name}.weight"] = partial(_dense, self, name)
