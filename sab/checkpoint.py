@@ -56,8 +56,7 @@ def export(
     folder = Path(folder)
     if form not in FORMS:
         raise SabError(f"The form {form!r} is not known; choose {' or '.join(FORMS)}.")
-    if not run.finished:
-        raise SabError(f"The run in {run.directory} is unfinished; finish it with quantize --resume.")
+    run.require_finished()
     run.check_model(lvlm)
     _check_target(folder, run)
     missing = [name for name in run.reports if name not in lvlm.linears]

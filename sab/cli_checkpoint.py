@@ -48,8 +48,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     from sab.runs import Run
 
     run = Run.open(options.directory)
-    if not run.finished:
-        raise SabError(f"The run in {options.directory} is unfinished; finish it with quantize --resume.")
+    run.require_finished()
     used = run.header.get("machine", {}).get("dtype")  # float32 holds whatever the source does: keep the source's
     dtype = "auto" if used in (None, "float32") else used
     lvlm = models.load(brought(options.model or run.recipe.model), "cpu", dtype)
@@ -83,13 +82,12 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
         _say_parts({"headers of weight files": found["header_bytes"], "other files": found["other_bytes"]})
         return found
     run = Run.open(options.directory)
-    if not run.finished:
-        if (Path(options.directory) / "config.json").exists():
-            raise SabError(
-                f"{options.directory} is a checkpoint without packed linears, such as a dense export: inspect the run, "
-                "or a packed checkpoint."
-            )
-        raise SabError(f"The run in {options.directory} is unfinished; finish it with quantize --resume.")
+    if not run.finished and (Path(options.directory) / "config.json").exists():
+        raise SabError(
+            f"{options.directory} is a checkpoint without packed linears, such as a dense export: inspect the run, "
+            "or a packed checkpoint."
+        )
+    run.require_finished()
     files = run.verify()
     breakdown: dict[str, int] = {}
     payload = 0

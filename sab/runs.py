@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from sab.models import LVLM
 
 FORMAT_VERSION = 1
+HEADER = {"recipe": dict, "fingerprint": str, "linears": list, "machine": dict, "calibration": dict}  # what is read
 LABEL = "label.txt"
 EVALUATION = ("accuracy.json", "answers.json")
 EXPORTS = ("checkpoint", "dense")  # folders with checkpoints made from the run, which the manifest leaves out
@@ -140,6 +141,7 @@ class Run:
                     f"The run in {directory} has format {header['format_version']}, this program reads "
                     f"{FORMAT_VERSION}; make the run again."
                 )
+            _check_header(header)
             return cls(directory, header)
         except (KeyError, TypeError) as error:
             raise SabError(f"{directory / 'recipe.json'} is damaged; make the run again.") from error
@@ -260,6 +262,16 @@ class Run:
         path = self.directory / "codes" / f"{name}.safetensors"
         return unpack(*tensors_of(path, vouched_bytes(path, self._vouched[name][1])))
 
+    def require_finished(self) -> None:
+        """SabError for a run that is unfinished, or that has lost reports since it was finished."""
+        if not self.finished:
+            raise SabError(f"The run in {self.directory} is unfinished; finish it with quantize --resume.")
+        if len(self.reports) < len(self.names):
+            raise SabError(
+                f"The run in {self.directory} is marked as finished and has reports of only {len(self.reports)} of its "
+                f"{len(self.names)} linears; delete it and make it again."
+            )
+
     def check_model(self, lvlm: LVLM) -> None:
         """SabError when the model is not the one the run was made from."""
         if lvlm.fingerprint != self.fingerprint:
@@ -345,6 +357,15 @@ class Run:
         if not isinstance(manifest.get("files"), dict):
             raise _damaged(path)
         return manifest
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    """KeyError or TypeError for a header whose values are not of their kind, or which names no linears."""
+    for name, kind in HEADER.items():
+        if name in header and not isinstance(header[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+    if not header["linears"] or not all(isinstance(name, str) for name in header["linears"]):
+        raise TypeError("linears are no names")
 
 
 def _dense(run: Run, name: str) -> Tensor:

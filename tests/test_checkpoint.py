@@ -309,6 +309,17 @@ def test_an_unfinished_run_is_not_exported(tmp_path: Path) -> None:
         export(tiny(), Run.open(tmp_path / "run"), tmp_path / "x")
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_finished_run_that_has_lost_reports_is_not_exported(tmp_path: Path, kept: int) -> None:
+    two = tuple(f"model.language_model.layers.{block}.mlp.up_proj" for block in range(2))
+    made = binarized(tmp_path / "run", method="xnor", linears=two)
+    for name in two[kept:]:
+        (made.directory / "reports" / f"{name}.json").unlink()
+    with pytest.raises(SabError, match=f"has reports of only {kept} of its 2 linears"):
+        export(tiny(), Run.open(made.directory), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_failing_export_leaves_nothing_and_a_second_one_replaces_the_first(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sab import runs, sequential
+from sab import cli, runs, sequential
 from sab.binarizers import BinaryCodes
 from sab.errors import SabError
 from sab.parts import in_forward_order
@@ -201,6 +201,28 @@ def test_a_damaged_recipe_is_one_sentence_and_hides_no_other_run(run: Run, conte
     with pytest.raises(SabError):
         Run.open(broken)
     assert [found.id for found in runs.list_runs(run.directory.parent)] == ["small"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"recipe": []},
+        {"fingerprint": None},
+        {"linears": "abc"},
+        {"linears": []},
+        {"linears": [1]},
+        {"machine": 5},
+        {"calibration": 5},
+    ],
+)
+def test_a_header_with_a_value_of_the_wrong_kind_is_one_sentence(
+    run: Run, changed: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.write_json(run.directory / "recipe.json", run.header | changed)
+    with pytest.raises(SabError, match="is damaged"):
+        Run.open(run.directory)
+    assert cli.main(["export", str(run.directory), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith("recipe.json is damaged; make the run again.\n")
 
 
 def test_damaged_reports_codes_and_sensitivities_are_noticed(run: Run) -> None:

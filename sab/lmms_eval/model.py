@@ -72,8 +72,7 @@ def opened(named: str, device: str | None, dtype: str | None) -> LVLM:
     if not (directory / "recipe.json").exists() or is_checkpoint(directory):
         return models.load(named, device, dtype)
     run = Run.open(directory)
-    if not run.finished:
-        raise SabError(f"The run in {directory} is unfinished; finish it with quantize --resume.")
+    run.require_finished()
     lvlm = models.load(run.recipe.model, device, dtype)
     run.apply(lvlm)
     return lvlm
