@@ -25,15 +25,15 @@ from transformers.utils.hub import cached_file
 
 from sab.errors import SabError
 from sab.files import json_in, write_bytes, write_json
+from sab.forms import FORMS
 from sab.hf import METHOD, SabConfig, stored_sizes
 from sab.layout import complete
 from sab.model_card import model_card
 from sab.models import LVLM
 from sab.packed import Stored
 from sab.packing import count_stored, pack
-from sab.runs import EXPORTS, Run
+from sab.runs import Run
 
-FORMS = dict(zip(("packed", "dense"), EXPORTS, strict=True))  # and the folders inside a run
 SHARD = "5GB"
 PACKED_TYPES = ("U8", "I8", "I16")  # of stored tensors; no model has parameters of them
 LARGEST_CONFIG = 64_000_000  # bytes of a configuration that is read; one of a 72B model has less than a million

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.cli_bench import add_benches
-from sab.cli_checkpoint import FORMS, add_checkpoint_commands, run_summary, write_checkpoint
+from sab.cli_checkpoint import add_checkpoint_commands, run_summary, write_checkpoint
 from sab.cli_estimate import dry_run
 from sab.cli_maps import add_map_commands
 from sab.errors import LostError, SabError, UnwrittenError
+from sab.forms import FORMS
 from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, load_model, write_result
 from sab.terminal import Parser, Progress, typed
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
+from sab.forms import FORMS
 from sab.options import brought
 from sab.terminal import Parser, Progress
 
 if TYPE_CHECKING:
     from sab.models import LVLM
     from sab.runs import Run
-
-FORMS = ("packed", "dense")  # of checkpoint.export, here so that help does not wait for transformers
 
 
 def add_checkpoint_commands(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -73,7 +72,7 @@ def run_summary(run: Run) -> dict[str, Any]:
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from sab.checkpoint import account, is_checkpoint
     from sab.packing import count_bits
-    from sab.runs import EXPORTS, Run
+    from sab.runs import Run
 
     if is_checkpoint(options.directory):
         found = account(options.directory)
@@ -101,7 +100,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
         for path in sorted(run.directory.rglob("*"))
         if path.is_file() and path.relative_to(run.directory).as_posix() not in files
     }
-    exported = sum(size for name, size in unlisted.items() if name.split("/")[0] in EXPORTS)
+    exported = sum(size for name, size in unlisted.items() if name.split("/")[0] in FORMS.values())
     code_files = sum(size for name, size in files.items() if name.startswith("codes/"))
     _say_parts({part: bits / 8 for part, bits in breakdown.items()})
     _say_parts({"headers of code files": code_files - payload, "exported checkpoints": exported})

@@ -57,6 +57,7 @@ from sab.files import (
     write_bytes,
     write_json,
 )
+from sab.forms import FORMS
 from sab.packing import pack, unpack
 from sab.recipes import CHOICES, Recipe
 from sab.significance import Thresholds
@@ -70,7 +71,6 @@ FORMAT_VERSION = 1
 HEADER = {"recipe": dict, "fingerprint": str, "linears": list, "machine": dict, "calibration": dict}  # what is read
 LABEL = "label.txt"
 EVALUATION = ("accuracy.json", "answers.json")
-EXPORTS = ("checkpoint", "dense")  # folders with checkpoints made from the run, which the manifest leaves out
 LONGEST_LABEL = 80
 ASSET_RUNS = Path(__file__).resolve().parent.parent / "assets" / "runs"
 USER_RUNS = Path(os.environ.get("SAB_RUNS") or Path.home() / ".cache" / "sab-lens" / "runs")
@@ -530,11 +530,11 @@ def write_evaluation(directory: Path, accuracy: Mapping[str, Any], answers: Mapp
 
 
 def write_manifest(run: Run) -> None:
-    """Write the manifest: SHA-256 and size of every file but the log, and the run's totals."""
+    """Write the manifest: SHA-256 and size of every file but the log and exported checkpoints, and the run's totals."""
     files = {}
     for path in sorted(run.directory.rglob("*")):
         inside = path.relative_to(run.directory).parts[0]
-        skipped = inside.startswith(".") or inside in (*EXPORTS, "manifest.json", "events.jsonl", LABEL)
+        skipped = inside.startswith(".") or inside in (*FORMS.values(), "manifest.json", "events.jsonl", LABEL)
         skipped = skipped or path.name.startswith(TEMPORARY)
         if path.is_file() and not skipped:
             files[path.relative_to(run.directory).as_posix()] = _file_entry(path)
