@@ -15,6 +15,7 @@ from torch import Tensor
 from sab.binarizers import METHODS, BlockContext, plain
 from sab.errors import SabError
 from sab.hessian import HessianAccumulator, dampen, inverse_factor
+from sab.progress import Listener, silent
 from sab.significance import significance_map
 
 BLOCK = 128
@@ -27,9 +28,7 @@ CONTENDERS: dict[str, Callable[[Tensor, BlockContext], Tensor]] = {
 
 
 @torch.no_grad()
-def pipeline(
-    size: int = 4096, blocks: int = 2, seed: int = 0, progress: Callable[[str, float], None] | None = None
-) -> dict[str, Any]:
+def pipeline(size: int = 4096, blocks: int = 2, seed: int = 0, progress: Listener | None = None) -> dict[str, Any]:
     """Seconds per block and relative losses of both, for `blocks` blocks of a weight of `size` by `size`.
 
     The loss is tr(E G Eᵀ) / tr(W G Wᵀ) with G = U_bb⁻¹ U_bb⁻ᵀ (METHOD 8), over all blocks. SabError for sizes
@@ -39,7 +38,7 @@ def pipeline(
         raise SabError(f"--size is {size}; give a multiple of {BLOCK}")
     if not 1 <= blocks <= size // BLOCK:
         raise SabError(f"--blocks is {blocks}; give 1 to {size // BLOCK} for this size")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     cases = _cases(size, blocks, seed)
     for fit in CONTENDERS.values():  # first calls load libraries
         fit(*_cases(BLOCK, 1, seed)[0])

@@ -8,7 +8,7 @@ picture included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from sab.evaluate import Question, greedy
 from sab.kernels import cpu
 from sab.models import LVLM
 from sab.packed import swap
+from sab.progress import Listener, silent
 from sab.runs import Run
 
 DEQUANTIZED = "dequantized"
@@ -27,13 +28,13 @@ def answers(
     full: LVLM,
     runs: Sequence[Run],
     questions: Sequence[Question],
-    progress: Callable[[str, float], None] | None = None,
+    progress: Listener | None = None,
 ) -> dict[str, Any]:
     """A row per run of the model `full`, which stays as it is. SabError without questions, or for a run of another
     model."""
     if not questions:
         raise SabError("There are no questions to answer; raise the limit.")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     found = []
     for number, run in enumerate(runs):
         dense, packed = full.copy(), full.copy()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,7 @@ from sab.chat import TokenEvent, stream
 from sab.errors import SabError
 from sab.evaluate import Question
 from sab.models import LVLM
+from sab.progress import Listener, silent
 
 SIDES = ("left", "right")
 FEWEST = 6  # tokens of an answer that says something of a speed
@@ -30,11 +31,11 @@ def chat(
     left: LVLM,
     right: LVLM,
     questions: Sequence[Question],
-    progress: Callable[[str, float], None] | None = None,
+    progress: Listener | None = None,
 ) -> dict[str, Any]:
     """Median seconds to the first token and tokens a second of both sides, streaming at once. SabError where no answer
     of some side has at least FEWEST tokens."""
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     first: dict[str, list[float]] = {side: [] for side in SIDES}
     speed: dict[str, list[float]] = {side: [] for side in SIDES}
     before = os.getloadavg()[0]

@@ -37,13 +37,13 @@ from sab.hessian import HessianAccumulator, dampen, inverse_factor
 from sab.kernels import gpu, reference
 from sab.packed import PackedLinear
 from sab.packing import pack
+from sab.progress import Listener, silent
 from sab.significance import significance_map
 
 LARGEST_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of a product, relative to its norm
 IN_TURN_BYTES = 256 << 20  # copies of a weight take turns until they fill more than any cache
 MOST_COPIES = 48
 PROFILED_BLOCKS = 8
-Say = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ TOY = Sizes(((24, 140),), (1, 3), (1, 3), ((3, 140),), ("gptq3", "sab"), (((3, 2
 
 
 @torch.no_grad()
-def bench(toy: bool = False, seconds: float = 0.5, progress: Say | None = None) -> dict[str, Any]:
+def bench(toy: bool = False, seconds: float = 0.5, progress: Listener | None = None) -> dict[str, Any]:
     """Runs it all; `seconds` for each time that is taken. SabError without a CUDA device (or, for `toy`, without
     Triton's interpreter), and where a kernel disagrees with its oracle."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not runs_triton(device) or (device.type == "cpu" and not toy):
         raise SabError("There is no CUDA device with Triton here; --toy with TRITON_INTERPRET=1 runs it small.")
-    sizes, tell = TOY if toy else Sizes(), progress or (lambda stage, share: None)
+    sizes, tell = TOY if toy else Sizes(), progress or silent
     found: dict[str, Any] = {
         "bench": "gpu",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter",

@@ -19,6 +19,7 @@ from sab.binarizers.codes import BinaryCodes, IntegerCodes, KeptCodes, LinearCod
 from sab.errors import SabError
 from sab.kernels import cpu
 from sab.packed import PackedLinear
+from sab.progress import Listener, silent
 
 SHAPES = ((2048, 2048), (4096, 4096), (11008, 4096), (18944, 3584))
 BATCHES = (1, 4, 16, 64, 512)
@@ -40,7 +41,7 @@ def kernels(
     seconds: float = 0.5,
     clock: str = "wall",
     decoder_blocks: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Listener | None = None,
 ) -> dict[str, Any]:
     """Milliseconds per case, ratios to bfloat16 and float32 `F.linear`, share of the bandwidth, tokens a second.
 
@@ -53,7 +54,7 @@ def kernels(
         raise SabError("--clock cpu counts one thread; set OMP_NUM_THREADS=1")
     if not 0 < seconds < float("inf"):
         raise SabError(f"--seconds is {seconds:g}; give the seconds that each contender may take")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     shapes, batches = QUICK if quick else (SHAPES, BATCHES)
     now = CLOCKS[clock]
     bandwidth = _bandwidth(seconds, now)

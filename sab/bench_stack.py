@@ -27,10 +27,10 @@ from sab.capture import Batch, capture, run_decoder
 from sab.errors import SabError
 from sab.memory import give_back
 from sab.models import LVLM
+from sab.progress import Listener, silent
 from sab.recipes import Recipe
 from sab.sequential import quantize
 
-Progress = Callable[[str, float], None]
 BATCH_TOKENS = 8192  # positions of one batch, as `models.length_buckets` has them
 EMBEDDED_SAMPLES = 512
 
@@ -69,7 +69,7 @@ def stack(
     tokens: int | None = None,
     device: str | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> dict[str, Any]:
     """Seconds per block and peak memory of the pipeline and of a plain forward pass, for one of SHAPES.
 
@@ -79,7 +79,7 @@ def stack(
     """
     if shape not in SHAPES:
         raise SabError(f"There is no shape {shape!r} to measure; choose from {', '.join(SHAPES)}.")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     recipe = Recipe(method=method, samples=EMBEDDED_SAMPLES, seed=seed)
     recipe.validate()
     started = time.perf_counter()
@@ -125,13 +125,13 @@ def stack(
     }
 
 
-def _forward(lvlm: LVLM, batches: Sequence[Batch], tell: Progress) -> None:
+def _forward(lvlm: LVLM, batches: Sequence[Batch], tell: Listener) -> None:
     for position, batch in enumerate(batches):
         tell("forward pass", position / len(batches))
         run_decoder(lvlm, batch)
 
 
-def _pipeline(lvlm: LVLM, recipe: Recipe, known: Calibrated, stages: dict[str, float], tell: Progress) -> None:
+def _pipeline(lvlm: LVLM, recipe: Recipe, known: Calibrated, stages: dict[str, float], tell: Listener) -> None:
     """Run it, and add up the seconds of its stages by what its progress says they are."""
     current, entered = "", time.perf_counter()
 

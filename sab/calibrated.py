@@ -12,7 +12,7 @@ matrix per distinct input and group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -26,9 +26,9 @@ from sab.errors import SabError
 from sab.hessian import HessianAccumulator
 from sab.memory import Fallback, warn_of_host, with_host
 from sab.models import LVLM, Inputs
+from sab.progress import Listener
 from sab.refine import is_held_out
 
-Progress = Callable[[str, float], None]
 Maps = dict[str, tuple[Tensor, Tensor]]  # language and vision sensitivity by linear
 Groups = Sequence[tuple[Tensor, ...]]  # per batch: the positions of each group of tokens, bool [B, S]
 Moments = tuple[HessianAccumulator, ...]  # of one distinct input of a block, one per group
@@ -46,7 +46,7 @@ class Calibrated:
         samples: Sequence[Sample],
         split: str = "token",
         limit: float = 0,
-        progress: Progress | None = None,
+        progress: Listener | None = None,
         fallback: Fallback = warn_of_host,
         batches: list[Batch] | None = None,
     ) -> None:

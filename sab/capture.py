@@ -28,6 +28,7 @@ from sab import distributed
 from sab.calibration import Sample
 from sab.errors import SabError
 from sab.models import LVLM, Inputs, length_buckets
+from sab.progress import Listener, silent
 
 SPLITS = ("token", "corpus")
 
@@ -83,7 +84,7 @@ def capture(
     samples: Sequence[Sample],
     split: str = "token",
     batch_size: int = 16,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Listener | None = None,
 ) -> list[Batch]:
     """Run the samples up to the decoder; of several processes each its share. Raises SabError for no samples or an
     unknown split.
@@ -95,7 +96,7 @@ def capture(
         raise SabError("There are no calibration samples; raise the number of samples.")
     if split not in SPLITS:
         raise SabError(f"The split {split!r} is not known; choose token or corpus.")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     rows: list[Inputs] = []
     refused: list[SabError] = []
     for place, sample in enumerate(samples):

@@ -30,7 +30,7 @@ Cost: two passes over the questions (answers, KL) for each set and share; the we
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,6 +52,7 @@ from sab.evaluate import (
     wilson,
 )
 from sab.models import LVLM
+from sab.progress import Listener, silent
 from sab.significance import PARTITION_NAMES, Thresholds, significance_map
 
 LABELS = ("vision-only", "language-only", "cross-modal")
@@ -59,7 +60,6 @@ RANDOM = "random"
 BAND = 1.05  # width of a band of |W|, as a factor
 BANDS = 200  # below the largest |W| of a linear; smaller weights (by 17,000) are left alone
 PICTURE, TEXT = "with a picture", "without a picture"
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def causal(
     seed: int = 0,
     batch_size: int = 32,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> CausalCheck:
     """Run the check on `lvlm`, which stays as it is, with the maps that `sensitivities` (of `sensitivities.maps`)
     make. `shares` of all decoder weights, in (0, 1]; those that cannot be matched are left out.
@@ -156,7 +156,7 @@ def causal(
     Raises SabError for no questions, shares out of range, and when no share can be matched.
     """
     check_shares(shares)
-    tell = progress or (lambda stage, part: None)
+    tell = progress or silent
     weights = {name: linear.weight.detach() for name, linear in lvlm.decoder_linears.items()}
     partitions = {
         name: significance_map(weight, *sensitivities[name], thresholds).partition for name, weight in weights.items()

@@ -25,6 +25,7 @@ from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.evaluate import Reference
 from sab.files import json_in
+from sab.progress import Listener, silent
 from sab.recipes import Recipe
 from sab.runs import Run
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 CONTROL = "arb-rc-cgb"  # what `sab` differs from by its map alone
 FULL_BITS = 16.0  # checkpoints of this kind are kept in bfloat16
-Progress = Callable[[str, float], None]
 Binarize = Callable[..., Run]
 
 
@@ -60,7 +60,7 @@ def assess(
     questions: Sequence[Question],
     suite: str,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     controls: bool = True,
 ) -> Asked:
     """Accuracy and, with `controls`, the blank-picture control and the divergence from a full-precision model where one
@@ -83,7 +83,7 @@ def compare(
     directory: Path,
     binarize: Binarize,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> dict[str, Any]:
     """A row for full precision and for each of `recipes` (by the name of its entry), and the gaps to CONTROL.
 
@@ -91,7 +91,7 @@ def compare(
     below `directory`, named after their entry (and the seed, from the second on). The recipes' own seed is
     ignored.
     """
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     identity = identity_of(questions)
     reference = _kept(directory / f"full-{full.fingerprint[:12]}", identity, {"blank_picture"})
     if reference is None:
@@ -198,7 +198,7 @@ def gap(first: str, second: str, one: Sequence[Asked], two: Sequence[Asked]) -> 
     return found
 
 
-def _shared(full: LVLM, recipe: Recipe, tell: Progress) -> dict[str, Any]:
+def _shared(full: LVLM, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     """What all methods of one seed share: the samples, and the maps where the decoder takes part."""
     samples = calibration.choose(recipe.calibration, recipe.samples, recipe.seed, recipe.split)
     if "decoder" not in recipe.parts:

@@ -26,7 +26,7 @@ six sums in place of two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -38,13 +38,13 @@ from sab.calibration import Sample
 from sab.capture import Batch, capture
 from sab.errors import SabError
 from sab.models import LVLM
+from sab.progress import Listener, silent
 from sab.sensitivities import group_sensitivities
 from sab.significance import PARTITION_NAMES, SignificanceMap, Thresholds, significance_map, threshold_ratio
 
 SPAN = 4.0  # decades of the S̄ ratio that are told apart, on either side of 1
 STEPS = 1000  # of the log ratio per decade: 0.2 % in the ratio
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def controls(
     split: str = "token",
     thresholds: Thresholds | None = None,
     damping: float = 0.01,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> Controls:
     """Null and stability of the maps of `lvlm`; `calibrations` holds the samples of each calibration seed.
 
@@ -269,7 +269,7 @@ def controls(
     if not calibrations:
         raise SabError("There are no calibration samples; give those of one seed at least.")
     thresholds = (thresholds or Thresholds()).validate()
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     weights = {name: linear.weight.detach() for name, linear in lvlm.decoder_linears.items()}
     full: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in weights}
     contrasts: dict[str, list[list[Contrast]]] = {name: [] for name in weights}

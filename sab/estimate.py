@@ -35,6 +35,7 @@ from sab.layout import complete, sizes
 from sab.memory import free_memory
 from sab.models import LVLM
 from sab.packing import pack
+from sab.progress import Listener, silent
 from sab.recipes import Recipe
 from sab.sequential import chosen_linears
 from sab.significance import significance_map
@@ -89,14 +90,14 @@ def estimate(
     recipe: Recipe,
     tokens: Mapping[str, int],
     length: int,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Listener | None = None,
 ) -> dict[str, Any]:
     """What quantizing `lvlm` (of `models.outline`) by `recipe` would take on its device, for JSON.
 
     `tokens`: calibration tokens of "language" and "vision"; `length`: of a sequence. SabError for a part or a linear
     that the model does not have.
     """
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     names = chosen_linears(lvlm, recipe)
     shapes = [_shape(lvlm.linears[name]) for name in names]
     bits: dict[str, Bits] = {}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -26,13 +26,13 @@ from sab.capture import next_tokens
 from sab.chat import Decoding
 from sab.errors import SabError
 from sab.models import LVLM, Inputs, length_buckets
+from sab.progress import Listener, silent
 from sab.templates import Message
 
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 BLANK = (127, 127, 127)
 MAX_NEW_TOKENS = 48
 KEPT_BYTES = 256 * 2**20  # of full-precision log-probabilities, while several models are compared with them
-Progress = Callable[[str, float], None]
 
 
 class Question(Protocol):
@@ -100,14 +100,14 @@ def evaluate(
     questions: Sequence[Question],
     blank: bool = False,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     reference: Reference | None = None,
 ) -> Evaluation:
     """Answer all questions greedily; `blank` greys their pictures, `reference` measures the distance to full precision
     on the reference answers. SabError when there are no questions."""
     assert not (blank and reference), "a reference is kept for one set of pictures"
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     prepared = _prepared(lvlm, questions, blank)
     answers = [""] * len(questions)
     generated = done = 0

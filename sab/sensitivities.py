@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from sab import distributed
-from sab.calibrated import Calibrated, Groups, Maps, Moments, Progress, by_modality, through_block
+from sab.calibrated import Calibrated, Groups, Maps, Moments, by_modality, through_block
 from sab.calibration import Sample
 from sab.capture import Batch, answer_gradient, block_gradient, rows_of
 from sab.errors import SabError
 from sab.hessian import input_sensitivity
 from sab.memory import Fallback, warn_of_host, with_host
 from sab.models import LVLM
+from sab.progress import Listener, silent
 
 
 def maps(
@@ -28,7 +29,7 @@ def maps(
     samples: Sequence[Sample],
     sensitivity: str = "input",
     split: str = "token",
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     damping: float = 0.01,
 ) -> Maps:
     """Sensitivities (language, vision) of every decoder linear, on full-precision activations.
@@ -38,7 +39,7 @@ def maps(
     """
     if sensitivity not in MAPS:
         raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     known = Calibrated(lvlm, samples, split, progress=tell)
     return known_maps(known, list(lvlm.decoder_linears), sensitivity, damping, tell)
 
@@ -48,18 +49,18 @@ def group_sensitivities(
     batches: Sequence[Batch],
     groups: Groups,
     sensitivity: str = "input",
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     damping: float = 0.01,
 ) -> dict[str, tuple[Tensor, ...]]:
     """As `maps`, for any groups of tokens, which may overlap, in one pass over the captured batches."""
     if sensitivity not in MAPS:
         raise SabError(f"The sensitivity {sensitivity!r} is not known; choose {' or '.join(MAPS)}.")
     names = list(lvlm.decoder_linears)
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     return MAPS[sensitivity](lvlm, batches, groups, names, damping, tell, warn_of_host)
 
 
-def known_maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, tell: Progress) -> Maps:
+def known_maps(known: Calibrated, names: Sequence[str], kind: str, damping: float, tell: Listener) -> Maps:
     """Sensitivities of the full-precision model; of all decoder linears where other runs may want them too."""
     lvlm = known.lvlm
     key = kind, damping if kind == "input" else 0.0  # Fisher sensitivities take no damping
@@ -90,7 +91,7 @@ def _input_maps(
     groups: Groups,
     names: Sequence[str],
     damping: float,
-    tell: Progress,
+    tell: Listener,
     fallback: Fallback,
 ) -> dict[str, tuple[Tensor, ...]]:
     found: dict[str, tuple[Tensor, ...]] = {}
@@ -130,7 +131,7 @@ def _fisher_maps(
     groups: Groups,
     names: Sequence[str],
     damping: float,
-    tell: Progress,
+    tell: Listener,
     fallback: Fallback,
 ) -> dict[str, tuple[Tensor, ...]]:
     """Forward once, keeping the hidden states at block boundaries; then back, one block at a time."""

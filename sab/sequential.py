@@ -36,7 +36,7 @@ from torch import Tensor
 
 from sab import calibration, distributed, runs
 from sab.binarizers import METHODS, BinaryCodes, LinearCodes
-from sab.calibrated import Calibrated, Maps, Moments, Progress, groups_of, through_block, through_tower
+from sab.calibrated import Calibrated, Maps, Moments, groups_of, through_block, through_tower
 from sab.calibration import Sample
 from sab.capture import Batch, picture_batches
 from sab.compensate import FactoredHessian, LinearFit, factor_hessian, fit_linears, quadratic
@@ -45,6 +45,7 @@ from sab.hessian import combine
 from sab.memory import HOST, Fallback, warn_of_host, with_host
 from sab.models import LVLM, fingerprint
 from sab.packing import count_bits, pack, unpack
+from sab.progress import Listener, silent
 from sab.recipes import Recipe
 from sab.refine import Refinement, refine_block
 from sab.runs import LinearReport, Run
@@ -66,7 +67,7 @@ def quantize(
     samples: Sequence[Sample] | None = None,
     sensitivities: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     calibrated: Calibrated | None = None,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> Iterator[LinearReport]:
     """Binarize the recipe's parts of `lvlm` in place, yielding a report per linear; an ended iterator leaves
     the binarized weights (dequantized) in `lvlm` and, given `run_dir`, a finished run there. A streamed model needs
@@ -87,7 +88,7 @@ def quantize(
     if stop is not None and distributed.size() > 1:
         raise ValueError("several processes cannot be stopped between two linears")
     names = chosen_linears(lvlm, recipe)
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     distributed.check_alike("weights", lvlm.fingerprint)
     run = runs.start(run_dir, recipe, lvlm, names) if run_dir is not None and distributed.leads() else None
     fallback = partial(_note_host, run)
@@ -178,7 +179,7 @@ class _Stopped(Exception):
     """The work was to end before the first linear was fitted."""
 
 
-def _tell_unless_stopped(stop: threading.Event | None, tell: Progress, stage: str, share: float) -> None:
+def _tell_unless_stopped(stop: threading.Event | None, tell: Listener, stage: str, share: float) -> None:
     if stop is not None and stop.is_set():
         raise _Stopped
     tell(stage, share)
@@ -200,7 +201,7 @@ class _Work:
     found: Maps
     clock: _Clock
     stop: threading.Event | None
-    tell: Progress
+    tell: Listener
     fallback: Fallback
     said: set[str] = field(default_factory=set)
 
@@ -398,7 +399,7 @@ def _all_maps(
     kept: bool,
     names: Sequence[str],
     given: Mapping[str, Maps],
-    tell: Progress,
+    tell: Listener,
 ) -> Maps:
     """The recipe's sensitivities: given, or stored in the run, or computed. Where a run is `kept`, by this process or
     the one that leads, it keeps input ones too."""

@@ -31,6 +31,7 @@ from torch import nn
 from sab.binarizers import METHODS
 from sab.errors import SabError
 from sab.models import LVLM, LinearInfo, load
+from sab.progress import Listener, silent
 from sab.recipes import Recipe
 from sab.runs import start, store_sensitivities
 from viz.pages.explore import ExploreData
@@ -41,7 +42,6 @@ LARGE, SMALL = "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"
 FRAME_SIZE = (256, 256)
 GOALS = {"tile_ms": 300.0, "counts_ms": 100.0, "counts_off": 0.005, "frame_ms": 8.0}
 RERUN = ("sab", "sab-h", "arb-x", "billm", "gptq2")
-Progress = Callable[[str, float], None]
 
 
 def synthetic_store(shapes: dict[str, tuple[int, int]], directory: Path, seed: int = 0) -> Store:
@@ -74,7 +74,7 @@ def synthetic_store(shapes: dict[str, tuple[int, int]], directory: Path, seed: i
 
 
 def ui(
-    rows: int = 4096, columns: int = 11008, repeats: int = 60, seed: int = 0, progress: Progress | None = None
+    rows: int = 4096, columns: int = 11008, repeats: int = 60, seed: int = 0, progress: Listener | None = None
 ) -> dict[str, Any]:
     """Percentiles of what the module describes, in milliseconds, and the goals. SabError for sizes that make no sense.
     Without a Chromium (or playwright) what needs one is None."""
@@ -82,7 +82,7 @@ def ui(
         raise SabError(f"a layer of {rows} × {columns} is not measured; give 256 to 65536 rows and columns")
     if not 10 <= repeats <= 10_000:
         raise SabError(f"--repeats is {repeats}; give 10 to 10000")
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     with tempfile.TemporaryDirectory(prefix="sab-bench-") as folder:
         tell("a synthetic layer", 0.0)
         store = synthetic_store({LARGE: (rows, columns), SMALL: FRAME_SIZE}, Path(folder), seed)
@@ -115,10 +115,10 @@ def ui(
     }
 
 
-def rerun(methods: Sequence[str] = RERUN, samples: int = 512, progress: Progress | None = None) -> dict[str, Any]:
+def rerun(methods: Sequence[str] = RERUN, samples: int = 512, progress: Listener | None = None) -> dict[str, Any]:
     """Seconds of "Rerun this layer" on the embedded model, through the worker's own functions in this process: what is
     prepared while nobody waits, then one linear refitted by each method, the worst of three linears."""
-    tell = progress or (lambda stage, share: None)
+    tell = progress or silent
     worker, stop = Bench(), threading.Event()
     lvlm = load()
     chosen = [list(lvlm.decoder_linears)[place] for place in (0, len(lvlm.decoder_linears) // 2, -1)]
