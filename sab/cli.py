@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,16 @@ from sab.cli_estimate import dry_run
 from sab.cli_maps import add_map_commands
 from sab.errors import LostError, SabError, UnwrittenError
 from sab.forms import FORMS
-from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, load_model, write_result
+from sab.options import (
+    add_maps,
+    add_model,
+    add_suite,
+    asked_questions,
+    load_dense,
+    load_model,
+    recipe_of_maps,
+    write_result,
+)
 from sab.terminal import Parser, Progress, typed
 
 if TYPE_CHECKING:
@@ -170,9 +180,7 @@ def _add_recipe(parser: Parser) -> None:
 def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
     """The recipe of an entry (`sab`, `sab-h@2.0`, `sab+fisher`, `sab+refined`) under the command's options."""
     from sab.binarizers import METHODS
-    from sab.calibration import source_of
     from sab.recipes import Recipe, method_and_budget
-    from sab.significance import Thresholds
 
     beta, compensation = options.beta, options.compensation
     if options.literature:
@@ -188,17 +196,15 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
     if len(extras) > 1:
         raise SabError(f"{entry}+{'+'.join(extras)} names two maps; choose one.")
     block_size = Recipe.block_size if bits is None else BUDGET_BLOCK_SIZE
-    recipe = Recipe(
+    maps = recipe_of_maps(options)
+    recipe = replace(
+        maps,
         model=_named(options.model),
         method=method,
         search=Recipe.search if bits is None else "budget",
         bits=bits,
         refine=refine,
-        thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
-        sensitivity=extras[0] if extras else options.sensitivity,
-        split=options.split,
-        samples=options.samples,
-        seed=options.seed,
+        sensitivity=extras[0] if extras else maps.sensitivity,
         iterations=options.iterations,
         parts=_parts(options),
         linears=None if options.linears is None else tuple(options.linears.split(",")),
@@ -207,9 +213,7 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
         max_salient=options.max_salient,
         emphasis=options.emphasis,
         block_size=block_size if options.block_size is None else options.block_size,
-        damping=options.damping,
         keep=options.keep,
-        calibration=source_of(options.calibration),
     )
     recipe.validate()
     return recipe
@@ -217,8 +221,6 @@ def _recipe(options: argparse.Namespace, entry: str) -> Recipe:
 
 def _given_recipe(options: argparse.Namespace) -> RecipeFile:
     """What the file of --recipe holds, for the model that is named if one is."""
-    from dataclasses import replace
-
     from sab.library import read_recipe
 
     beside = {"model", "recipe", "out", "resume", "dry_run", "device", "dtype", "stream", "export"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
-from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, write_result
+from sab.options import add_maps, add_model, add_suite, asked_questions, load_dense, recipe_of_maps, write_result
 from sab.terminal import Parser, Progress
 
 if TYPE_CHECKING:
@@ -55,23 +55,11 @@ def _balanced(options: argparse.Namespace) -> Sequence[Question]:
 
 def _map_recipe(options: argparse.Namespace) -> Recipe:
     """A recipe of which only the maps matter, checked."""
-    from sab.calibration import source_of
     from sab.files import check_writable
-    from sab.recipes import Recipe
-    from sab.significance import Thresholds
 
     if options.out is not None:
         check_writable(options.out, "--out")
-    recipe = Recipe(
-        model=options.model,
-        thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
-        sensitivity=options.sensitivity,
-        split=options.split,
-        samples=options.samples,
-        seed=options.seed,
-        damping=options.damping,
-        calibration=source_of(options.calibration),
-    )
+    recipe = recipe_of_maps(options)
     recipe.validate()
     return recipe
 

@@ -13,6 +13,7 @@ from sab.errors import SabError, UnwrittenError
 if TYPE_CHECKING:
     from sab.demo.suite import Question
     from sab.models import LVLM
+    from sab.recipes import Recipe
 
 MOST_QUESTIONS = 100_000
 # "demo" is another name of "final"; the last four are abilities beyond single questions (`sab.demo.suite.ABILITIES`).
@@ -93,6 +94,25 @@ def add_maps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--diff-quantile", type=float, default=0.5)
     parser.add_argument("--sparsity-thr", type=float, default=0.005)
     parser.add_argument("--damping", type=float, default=0.01)
+
+
+def recipe_of_maps(options: argparse.Namespace) -> Recipe:
+    """The recipe that the options of `add_model` and `add_maps` describe, the rest of it as it is by default; it is not
+    checked yet. SabError for a source of samples that is none."""
+    from sab.calibration import source_of
+    from sab.recipes import Recipe
+    from sab.significance import Thresholds
+
+    return Recipe(
+        model=options.model,
+        thresholds=Thresholds(options.salient_top_p, options.diff_quantile, options.sparsity_thr),
+        sensitivity=options.sensitivity,
+        split=options.split,
+        samples=options.samples,
+        seed=options.seed,
+        damping=options.damping,
+        calibration=source_of(options.calibration),
+    )
 
 
 def write_result(result: Mapping[str, Any], write: Callable[[], object]) -> None:
