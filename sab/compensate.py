@@ -81,8 +81,7 @@ class FitSettings:
 class LinearFit:
     """`codes`; `weight` [n, m] float32 == codes.dense(); `relative_loss` tr(D H D^T) / tr(W H W^T) with the
     H that was given; `salient_fraction` c/m; `damping_used`: the strength that made H positive definite;
-    `seconds`; `block_losses`: per block |E U_bb^-1|² over tr(W H W^T), adding up to tr(D H D^T) of the damped
-    H if compensation is exact.
+    `seconds`.
     """
 
     codes: LinearCodes
@@ -91,7 +90,6 @@ class LinearFit:
     salient_fraction: float
     damping_used: float
     seconds: float
-    block_losses: list[float]
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,6 @@ def _fit_stack(
     lineage = settings.compensation == "lineage" and not chosen.feedback
     compensated = chosen.compensated and settings.compensation != "none"
     blocks: list[Sequence[LinearCodes]] = []
-    losses: list[Tensor] = []  # of each block, [s]
     for start in range(0, original.shape[1], settings.block_size):
         stop = min(start + settings.block_size, original.shape[1])
         entered = remaining[:, start:stop]
@@ -224,15 +221,14 @@ def _fit_stack(
         blocks.append(chosen.fit_stack(entered, context))
         error = entered - _dense(blocks[-1])
         exact = torch.linalg.solve_triangular(context.inverse_factor, error, upper=True, left=False)
-        losses.append(stack.sums(exact.square().sum(1, dtype=torch.float64)))
-        for label, finite in zip(labels, torch.isfinite(losses[-1]).tolist(), strict=True):
+        losses = stack.sums(exact.square().sum(1, dtype=torch.float64))  # [s]; of all blocks, tr(D H D^T) if exact
+        for label, finite in zip(labels, torch.isfinite(losses).tolist(), strict=True):
             if not finite:
                 raise SabError(f"{label}: the fit of columns {start} to {stop - 1} is not finite; raise the damping")
         if carry is not None:
             remaining[:, stop:] -= error @ carry
     fitted = [join(parts) for parts in zip(*blocks, strict=True)]
     dense = [codes.dense() for codes in fitted]
-    every = torch.stack(losses, 1).tolist()  # [s, blocks]
     energies = [quadratic(part, hessian) for part in stack.split(original)]
     ends = [quadratic(part - made, hessian) for part, made in zip(stack.split(original), dense, strict=True)]
     seconds = time.perf_counter() - started
@@ -244,9 +240,8 @@ def _fit_stack(
             salient_fraction=codes.salient_fraction,
             damping_used=factored.damping_used,
             seconds=seconds * len(made) / len(original),
-            block_losses=[loss / energy if energy > 0 else 0.0 for loss in parts],
         )
-        for codes, made, end, energy, parts in zip(fitted, dense, ends, energies, every, strict=True)
+        for codes, made, end, energy in zip(fitted, dense, ends, energies, strict=True)
     ]
 
 

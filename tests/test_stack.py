@@ -103,7 +103,6 @@ def test_a_stack_is_fitted_as_its_linears_are(method: str, rows: list[int]) -> N
         alone = fit_linear(weight, hessian, method, SMALL, found)
         assert fit.codes.shape == alone.codes.shape == tuple(weight.shape)
         assert fit.relative_loss == pytest.approx(alone.relative_loss, rel=1e-4)
-        assert fit.block_losses == pytest.approx(alone.block_losses, rel=1e-3)
         assert torch.equal(fit.weight, fit.codes.dense())
         assert (fit.codes.signs() == alone.codes.signs()).float().mean() > 0.999
         assert torch.allclose(fit.weight, alone.weight, rtol=5e-3, atol=5e-3 * float(weight.abs().max()))
