@@ -75,7 +75,7 @@ def _print(result: Mapping[str, Any]) -> None:
 
 def _run(given: list[str]) -> Mapping[str, Any]:
     if given[:1] == ["train-demo"]:  # has its own options
-        from sab.demo.train import main as train
+        from sab.demo.train_command import train
 
         return train(given[1:])
     options = _parser().parse_args(given)

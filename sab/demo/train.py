@@ -20,11 +20,8 @@ rename); the log has one JSON object a line.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,14 +38,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sab.demo import model as architecture
 from sab.demo.batches import TOKENS, Batch, Encoder, pixels
-from sab.demo.codebook import CODEBOOK_SEED, codebook, load_codes, save_codes, slot_offsets
+from sab.demo.codebook import CODEBOOK_FILE, CODEBOOK_SEED, codebook, load_codes, save_codes, slot_offsets
 from sab.demo.lessons import items, picture_scene
 from sab.demo.scenes import GRID, SIDE, SLOTS, render, token_labels
 from sab.demo.suite import CHECKS, scene_questions
 from sab.errors import SabError
+from sab.files import make_directory
+from sab.models import chosen_device
 
 STAGES = ("vision", "language", "joint")
 TIE_STEP = 300  # of the language stage: by then text has taught the decoder its letters (`Trainer.tie_spelt`)
+EARLIER = ("vision.pt", "language.pt")  # the states that joint goes on from
 PLACE_BLOCK = 1  # the block whose states the place head reads: early enough for the others to use what it finds
 
 
@@ -84,11 +84,18 @@ PLANS = {
 
 
 class Trainer:
-    """One stage in progress: model, heads, optimizers, step. `run` goes on until the time or the steps are over."""
+    """One stage in progress: model, heads, optimizers, step. `run` goes on until the time or the steps are over.
 
-    def __init__(self, stage: str, directory: Path, seed: int, device: str, start: Path | None = None) -> None:
+    SabError for a device that cannot be used, a state directory that cannot be made, and, where there is no state to go
+    on from, a directory that no stage can start from.
+    """
+
+    def __init__(self, stage: str, directory: Path, seed: int, device: str | None, start: Path | None = None) -> None:
         self.stage, self.directory, self.seed, self.plan = stage, directory, seed, PLANS[stage]
-        self.device = torch.device(device)
+        self.device = chosen_device(device)
+        if start is not None and not self.path.exists():
+            _check_start(start)  # before anything is written: a vocabulary made here would be kept
+        make_directory(directory)
         torch.manual_seed(seed)
         self.tokenizer = self._tokenizer(start)
         self.model: Qwen2_5_VLForConditionalGeneration = architecture.build_model(
@@ -170,7 +177,7 @@ class Trainer:
 
     def _start_from(self, directory: Path) -> None:
         """Take what the earlier stages left: decoder from `language`, tower from `vision`, or a whole checkpoint."""
-        if (directory / "model.safetensors").exists():
+        if _is_checkpoint(directory):
             loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
             self.model.load_state_dict(loaded.state_dict())
             self.model.to(self.device)  # type: ignore[arg-type]
@@ -178,8 +185,9 @@ class Trainer:
             self.tied = True
             self._heads_from_codes()
             return
-        vision = torch.load(directory / "vision.pt", map_location=self.device, weights_only=True)
-        language = torch.load(directory / "language.pt", map_location=self.device, weights_only=True)
+        vision, language = (
+            torch.load(directory / name, map_location=self.device, weights_only=True) for name in EARLIER
+        )
         merged = {**language["model"], **{k: v for k, v in vision["model"].items() if ".visual." in k}}
         self.model.load_state_dict(merged)
         self.codes = vision["codes"].to(self.device)  # what the tower speaks now: a stage begun anew has tied codes
@@ -232,7 +240,6 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state durably: temporary file, flush, rename."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
@@ -448,37 +455,14 @@ class Trainer:
         self.save()
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    """`python -m sab train-demo`: run one stage, or all three, and write the checkpoint."""
-    parser = argparse.ArgumentParser(
-        prog="sab train-demo", description="Train the embedded model from one seed, resumable."
-    )
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
-    parser.add_argument("--minutes", type=float, default=60.0, help="time for each stage in this call")
-    parser.add_argument("--steps", type=int, default=None, help="steps for each stage in this call, instead of minutes")
-    parser.add_argument("--cool-down", type=float, default=0.0, help="last share of the slice with falling rate")
-    parser.add_argument(
-        "--state", type=Path, default=Path("train"), help="directory of the resumable state and the log"
-    )
-    parser.add_argument("--start", type=Path, default=None, help="begin the stage from this checkpoint directory")
-    parser.add_argument("--out", type=Path, default=None, help="write the checkpoint here when the call ends")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
-    if options.minutes <= 0 or (options.steps is not None and options.steps <= 0):
-        raise SabError("Give --minutes or --steps as a number above zero.")
-    last: dict = {}
-    options.state.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES if options.stage == "all" else (options.stage,):
-        start = options.start or (options.state if stage == "joint" else None)
-        trainer = Trainer(stage, options.state, options.seed, options.device, start)
-        with (options.state / "log.jsonl").open("a") as log:
-            for entry in trainer.run(options.minutes, options.steps, options.cool_down):
-                last = entry
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
-                shown = " ".join(f"{k} {v}" for k, v in entry.items() if k not in ("stage", "share", "seconds"))
-                print(f"{stage} {100 * entry['share']:.0f} % {shown}", file=sys.stderr, flush=True)
-        if options.out is not None:
-            trainer.export(options.out)
-    return last
+def _is_checkpoint(directory: Path) -> bool:
+    """Whether a directory holds what `Trainer.export` writes."""
+    return all((directory / name).is_file() for name in ("model.safetensors", CODEBOOK_FILE))
+
+
+def _check_start(directory: Path) -> None:
+    if not _is_checkpoint(directory) and not all((directory / name).is_file() for name in EARLIER):
+        raise SabError(
+            f"{directory} holds neither a checkpoint with its codebook nor {' and '.join(EARLIER)}; train the stages "
+            "vision and language first, or name another directory with --start."
+        )
