@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sab.errors import SabError
+from sab.terminal import Parser
 
 if TYPE_CHECKING:
     from viz.pages.offers import Offers
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line; on a Hugging Face Space nothing is given and the environment decides."""
-    parser = argparse.ArgumentParser(
-        prog="app.py",
+    """The command line; on a Hugging Face Space nothing is given and the environment decides. SabError for mistakes."""
+    parser = Parser(
+        prog="python app.py",
         description="See which weights of a vision-language model serve vision, language or both.",
     )
     parser.add_argument("--model", default=None, help="a Hugging Face id or a directory (default: embedded)")
@@ -40,25 +42,57 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def offers(options: argparse.Namespace) -> Offers:
-    """Which models visitors may open: any where only this machine reaches the page, else those of a list."""
-    from viz.pages.offers import Offers, canonical, is_local
+    """Which models visitors may open: any where only this machine reaches the page, else those of a list. SabError for
+    what is neither a folder with a model nor an id of the hub."""
+    from viz.pages.offers import Offers, is_local
 
     local = is_local(options.host, os.environ.get("SPACE_ID")) and not options.any_model
-    first = canonical(options.model) if options.model is not None else None
-    return Offers(first, tuple(name.strip() for name in options.allow_model), local or options.any_model, local)
+    first = _model(options.model) if options.model is not None else None
+    return Offers(first, tuple(map(_model, options.allow_model)), local or options.any_model, local)
+
+
+def _model(text: str) -> str:
+    from viz.pages.offers import model_named
+
+    model = model_named(text.strip())
+    if Path(model).is_dir() and not (Path(model) / "config.json").exists():
+        raise SabError(f"The folder {model} holds no config.json, so it is no model; name one that does.")
+    return model
+
+
+def check(options: argparse.Namespace) -> None:
+    """SabError for runs that are no directory, and for an address at which nothing can be served."""
+    for runs in options.runs:
+        if not next(place for place in (runs, *runs.absolute().parents) if place.exists()).is_dir():
+            raise SabError(f"--runs {runs} is no directory; name one, or one that is still to be made.")
+    if options.port is not None and not 0 < options.port < 2**16:
+        raise SabError(f"--port {options.port} is no port; choose one from 1 to 65535.")
+    host = options.host.strip("[]")
+    try:
+        family, *_, address = socket.getaddrinfo(host, options.port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: no wait after a restart
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        where = host if options.port is None else f"{host}, port {options.port}"
+        raise SabError(
+            f"Nothing can be served at {where} ({getattr(error, 'strerror', None) or error}); "
+            "name an address of this machine with --host and a free port with --port."
+        ) from error
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until interrupted; wrong input gives one sentence and exit code 2."""
-    options = parse(arguments)
+    """Serve until interrupted; wrong arguments give one sentence and exit code 2 before the server starts."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its downloads run in threads that hear of no stop
-    from viz.pages import shell
-    from viz.pages.site import Site
-    from viz.pages.store import Store
-
     try:
+        options = parse(arguments)
+        check(options)
         offered = offers(options)
+        from viz.pages import shell  # these bring gradio, for which no mistake has to wait
+        from viz.pages.site import Site
+        from viz.pages.store import Store
+
         store = Store(offered.first, options.runs)
         site = Site(store, offered, options.runs)
         blocks = site.blocks(store)

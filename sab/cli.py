@@ -87,7 +87,9 @@ def _run(given: list[str]) -> Mapping[str, Any]:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="sab", description="Binarize vision-language models and look at what it does to them.")
+    parser = Parser(
+        prog="python -m sab", description="Binarize vision-language models and look at what it does to them."
+    )
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=Parser)
 
     quantize = commands.add_parser("quantize", help="binarize a model and write a run")

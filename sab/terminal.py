@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose mistakes are one sentence instead of a page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise SabError(f"{message}; see python -m {self.prog} --help.")
+        raise SabError(f"{message}; see {self.prog} --help.")
 
 
 class Progress:

@@ -38,7 +38,9 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="sab train-demo", description="Train the embedded model from one seed, resumable.")
+    parser = Parser(
+        prog="python -m sab train-demo", description="Train the embedded model from one seed, resumable."
+    )
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--minutes", type=float, default=60.0, help="time for each stage in this call")
     parser.add_argument("--steps", type=int, default=None, help="steps for each stage in this call, instead of minutes")

@@ -55,12 +55,7 @@ class Offers:
         if not self.free:  # where folders are, and whether they are there, is nobody's business
             offered = ", ".join(("the embedded model", *map(title, self.allowed)))
             raise SabError(f"This page does not offer {text}; it offers {offered}.")
-        model = canonical(text)
-        if not Path(model).is_dir() and not HUB_ID.fullmatch(model):
-            raise SabError(
-                f"There is no folder {text}; write a folder, or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
-            )
-        return model
+        return model_named(text)
 
     def name(self, model: str | None) -> str:
         """What `named` takes for a model; it gives no folder away that a visitor has not named."""
@@ -82,6 +77,16 @@ def canonical(model: str) -> str:
         return str(folder.resolve()) if folder.is_dir() else model
     except (OSError, RuntimeError):  # no such user, a circle of links, a name too long
         return model
+
+
+def model_named(text: str) -> str:
+    """A model that may be there: an id of the hub, or a folder's whole path. SabError for what is neither."""
+    model = canonical(text)
+    if not Path(model).is_dir() and not HUB_ID.fullmatch(model):
+        raise SabError(
+            f"There is no folder {text}; write a folder, or a Hugging Face id such as Qwen/Qwen2.5-VL-3B-Instruct."
+        )
+    return model
 
 
 def slug(model: str | None) -> str:
