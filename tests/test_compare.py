@@ -198,6 +198,68 @@ def test_the_readme_and_the_card_say_what_the_shipped_table_says() -> None:
         card.between("no marks", "figures")
 
 
+@pytest.fixture
+def card_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[Path, str]:
+    """README and card of a project of its own, with what they say before."""
+    places = {tmp_path / "README.md": "above", tmp_path / "demo-model" / "README.md": "beside"}
+    for place, text in places.items():
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(f"{text}\n{card.BEGIN}\nold\n{card.END}\n", encoding="utf-8")
+    monkeypatch.setattr(card, "README", tmp_path / "README.md")
+    monkeypatch.setattr(card, "DEMO_MODEL", str(tmp_path / "demo-model"))
+    return {place: place.read_text(encoding="utf-8") for place in places}
+
+
+def test_a_table_is_written_into_readme_and_card(card_texts: dict[Path, str]) -> None:
+    shipped = Path(__file__).parents[1] / "assets" / "comparison.json"
+    table = json.loads(shipped.read_text(encoding="utf-8"))
+    assert card.main(["--comparison", str(shipped)]) == 0
+    for (place, before), content in zip(card_texts.items(), (card.comparison(table), card.felt(table)), strict=True):
+        assert place.read_text(encoding="utf-8") == before.replace("old", content)
+        assert list(place.parent.glob(".tmp-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is no table of a comparison"),
+        ("", "is no table of a comparison"),
+        ('{"rows": [{"entry": "full", "method"', "is no table of a comparison"),
+        ('{"rows": [], "gaps": []}', "is no whole table"),
+        ('{"rows": [{"entry": "full", "method": "full", "bits_all_in": 16}], "gaps": []}', "lacks what README"),
+    ],
+)
+def test_without_a_whole_table_readme_and_card_stay_as_they_are(
+    card_texts: dict[Path, str], content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.json"
+    if content is not None:
+        table.write_text(content, encoding="utf-8")
+    assert card.main(["--comparison", str(table)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sab.demo.card: ")
+    assert said in line
+    assert {place: place.read_text(encoding="utf-8") for place in card_texts} == card_texts
+
+
+def test_a_text_without_marks_leaves_the_other_as_it_is(
+    card_texts: dict[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme, beside = card_texts
+    beside.write_text("no marks", encoding="utf-8")
+    assert card.main(["--comparison", str(Path(__file__).parents[1] / "assets" / "comparison.json")]) == 2
+    assert "lacks the marks" in capsys.readouterr().err
+    assert readme.read_text(encoding="utf-8") == card_texts[readme]
+
+
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "many"], ["--dance"]])
+def test_wrong_arguments_of_the_card_are_one_sentence(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert card.main(arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_the_readme_says_how_much_sab_h_wins_back() -> None:
     root = Path(__file__).parents[1]
     table = json.loads((root / "assets" / "comparison.json").read_text(encoding="utf-8"))

@@ -9,18 +9,21 @@ binarization costs into the card, so that no figure there is typed by hand.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sab.compare import read_table
 from sab.demo.knowledge import text_question
 from sab.demo.suite import ABILITIES, CATEGORIES, Question, questions
 from sab.errors import SabError
 from sab.evaluate import Evaluation, evaluate
-from sab.models import DEMO_MODEL, LVLM, load
+from sab.files import write_bytes, write_json
+from sab.models import DEMO_MODEL, load
+from sab.options import suite_questions
+from sab.terminal import Parser
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
@@ -99,9 +102,10 @@ def _ability_rows(abilities: dict[str, Evaluation]) -> Iterator[str]:
             yield f"| {label} | {_cell(found, name)} | {found.counts[name]} |"
 
 
-def measure(lvlm: LVLM, limit: int) -> tuple[dict[str, Any], str]:
-    """The figures as JSON-able values, and the card's text."""
-    final, trained = questions("final", limit), questions("trained", limit)
+def measure(limit: int) -> tuple[dict[str, Any], str]:
+    """The figures as JSON-able values, and the card's text. SabError for no questions, or too many."""
+    final, trained = suite_questions("final", limit), suite_questions("trained", limit)
+    lvlm = load()
     held_out, blank = evaluate(lvlm, final), evaluate(lvlm, final, blank=True)
     like_trained = evaluate(lvlm, trained)
     recall = evaluate(lvlm, _facts(min(400, limit)))
@@ -188,24 +192,42 @@ def between(text: str, content: str) -> str:
     return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
-def main() -> None:
-    """Write README.md and figures.json beside the embedded model's weights, or the project's table."""
-    parser = argparse.ArgumentParser(prog="sab.demo.card", description="Measure the embedded model, write its card.")
+def write_comparison(path: Path) -> None:
+    """Write what a table of `sab compare` says into README and card. SabError for a file that does not say it."""
+    table = read_table(path)
+    try:
+        said = ((README, comparison(table)), (Path(DEMO_MODEL) / "README.md", felt(table)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SabError(
+            f"{path} lacks what README and card say of the methods ({error}); name a file that compare --table has "
+            f"written of full, {', '.join(FELT)} at least."
+        ) from error
+    texts = [(place, between(place.read_text(encoding="utf-8"), content)) for place, content in said]
+    for place, text in texts:
+        write_bytes(place, text.encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write README.md and figures.json beside the embedded model's weights, or the project's table. Wrong input gives
+    one sentence and exit code 2."""
+    parser = Parser(prog="python -m sab.demo.card", description="Measure the embedded model, write its card.")
     parser.add_argument("--limit", type=int, default=2000, help="questions a suite")
     parser.add_argument("--comparison", type=Path, help="write this table into README and card, no other")
-    options = parser.parse_args()
-    if options.comparison is not None:
-        table = json.loads(options.comparison.read_text(encoding="utf-8"))
-        for path, content in ((README, comparison(table)), (Path(DEMO_MODEL) / "README.md", felt(table))):
-            path.write_text(between(path.read_text(encoding="utf-8"), content), encoding="utf-8")
-        return
-    limit = options.limit
-    figures, card = measure(load(), limit)
-    directory = Path(DEMO_MODEL)
-    (directory / "README.md").write_text(card, encoding="utf-8")
-    (directory / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    try:
+        options = parser.parse_args(arguments)
+        if options.comparison is not None:
+            write_comparison(options.comparison)
+            return 0
+        figures, card = measure(options.limit)
+        directory = Path(DEMO_MODEL)
+        write_bytes(directory / "README.md", card.encode())
+        write_json(directory / "figures.json", figures)
+    except SabError as error:
+        print(f"sab.demo.card: {error}", file=sys.stderr)
+        return 2
     print(card)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
