@@ -17,7 +17,7 @@ from sab.demo.asks import CATEGORIES, extract
 from sab.demo.batches import Encoder, pixels, rope_positions
 from sab.demo.knowledge import TEXT_INTENTS, held_out_sum, text_question
 from sab.demo.phrasing import WORDINGS, wordings
-from sab.demo.questions import about, caption, pairs_of
+from sab.demo.questions import about, caption
 from sab.demo.scenes import GRID, KINDS, SLOTS, render, sample, token_labels
 from sab.demo.suite import ABILITIES, SUITES, questions, samples, scene_questions
 from sab.errors import SabError
@@ -39,7 +39,7 @@ def test_trained_and_held_out_words_are_disjoint():
 
 def test_training_never_shows_a_held_out_pair_or_layout():
     for scene in scenes(False):
-        assert not any(words.held_out_pair(*pair) for pair in pairs_of(scene)), scene
+        assert not any(words.held_out_pair(thing.shape, thing.colour) for thing in scene.things), scene
         if scene.kind == "shapes":
             assert not words.held_out_layout(tuple(thing.cell for thing in scene.things))
 

@@ -311,8 +311,3 @@ _SCENE_QUESTIONS: dict[str, Callable[[Scene, Asker], Iterator[Ask]]] = {
     "form": _form_questions,
     "grid": _grid_questions,
 }
-
-
-def pairs_of(scene: Scene) -> set[tuple[str, str]]:
-    """The shape-colour pairs a scene shows."""
-    return {(t.shape, t.colour) for t in scene.things}
