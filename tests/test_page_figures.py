@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,6 +165,21 @@ def test_shares_of_a_layer_add_up_to_one() -> None:
     info = weighting.info(0.7, [0, 1], [0.3, 0.7], np.array([[0.5, 1.5], [0.5, 99.0]]))
     assert info.shares.sum() == pytest.approx(1.0)
     assert info.shares[-1] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("split", "stacked"), [((0.3, 0.4), (0.45, 0.6)), ((0.5, 0.5), (0.2, 0.3))])
+def test_two_panels_stand_side_by_side_and_on_a_phone_one_above_the_other(
+    split: tuple[float, float], stacked: tuple[float, float]
+) -> None:
+    drawn = go.Figure([go.Bar(x=[1], y=[2]), go.Bar(x=[1], y=[2], xaxis="x2", yaxis="y2")])
+    theme.two_panels(drawn, False, 300, split, stacked)
+    layout = drawn.layout
+    assert (layout.xaxis.domain, layout.xaxis2.domain) == ((0, split[0]), (split[1], 1))
+    assert (layout.yaxis.domain, layout.yaxis2.domain) == (None, None)
+    narrow = layout.meta["narrow"]
+    assert layout.meta["height"] < narrow["height"]
+    assert narrow["xaxis.domain"] == narrow["xaxis2.domain"] == [0, 1]
+    assert (narrow["yaxis2.domain"], narrow["yaxis.domain"]) == ([0, stacked[0]], [stacked[1], 1])
 
 
 def test_the_microscope_rebuilds_weights_from_signs_and_scales() -> None:

@@ -161,6 +161,33 @@ def template(dark: bool) -> go.layout.Template:
     )
 
 
+def two_panels(
+    drawn: go.Figure, dark: bool, height: int, split: tuple[float, float], stacked: tuple[float, float]
+) -> None:
+    """Lay out a figure of two panels, the first on `xaxis` and `yaxis`, the second on `xaxis2` and `yaxis2`.
+
+    They stand side by side, on a phone one above the other. `split`: where the left one ends and the right one begins,
+    as shares of the width; `stacked`: where the lower one (the second) ends and the upper one begins, of the height.
+    """
+    drawn.update_layout(
+        template=template(dark),
+        showlegend=False,
+        xaxis={"domain": [0, split[0]]},
+        xaxis2={"domain": [split[1], 1], "anchor": "y2"},
+        yaxis2={"anchor": "x2"},
+        meta={
+            "height": height,
+            "narrow": {
+                "height": 520,
+                "xaxis.domain": [0, 1],
+                "xaxis2.domain": [0, 1],
+                "yaxis.domain": [stacked[1], 1],
+                "yaxis2.domain": [0, stacked[0]],
+            },
+        },
+    )
+
+
 def ramp_scale(dark: bool) -> list[list[object]]:
     """The one-sided ramp as a plotly colour scale."""
     colours = palette(dark).ramp

@@ -84,22 +84,10 @@ def traces(info: SparsityCurveInfo, dark: bool = False) -> tuple[BaseTraceType, 
 def figure(info: SparsityCurveInfo, dark: bool = False) -> go.Figure:
     """Left the two significances as bars, right the curve with the weight on it."""
     drawn = go.Figure(traces(info, dark))
+    theme.two_panels(drawn, dark, 330, split=(0.34, 0.44), stacked=(0.44, 0.6))
     drawn.update_layout(
-        template=theme.template(dark),
-        showlegend=False,
-        xaxis={"domain": [0, 0.34]},
         yaxis={"title": {"text": "times the layer's mean"}, "type": "log", "range": [-2.1, 2.1]},
-        xaxis2={"domain": [0.44, 1], "anchor": "y2", "title": {"text": "log2 (vision / language)"}},
-        yaxis2={"anchor": "x2", "title": {"text": "ρ"}, "range": [-0.04, 1.04]},
-        meta={
-            "height": 330,
-            "narrow": {
-                "height": 520,
-                "xaxis.domain": [0, 1],
-                "xaxis2.domain": [0, 1],
-                "yaxis.domain": [0.6, 1],
-                "yaxis2.domain": [0, 0.44],
-            },
-        },
+        xaxis2={"title": {"text": "log2 (vision / language)"}},
+        yaxis2={"title": {"text": "ρ"}, "range": [-0.04, 1.04]},
     )
     return drawn

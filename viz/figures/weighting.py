@@ -69,23 +69,12 @@ def traces(info: WeightingInfo, dark: bool = False) -> tuple[BaseTraceType, ...]
 def figure(info: WeightingInfo, dark: bool = False) -> go.Figure:
     """Left the line, right the histogram."""
     drawn = go.Figure(traces(info, dark))
+    theme.two_panels(drawn, dark, 320, split=(0.42, 0.54), stacked=(0.42, 0.6))
     drawn.update_layout(
-        template=theme.template(dark),
-        showlegend=False,
         bargap=0,
-        xaxis={"domain": [0, 0.42], "title": {"text": "ρ: 0 shared, 1 one modality"}, "range": [0, 1]},
+        xaxis={"title": {"text": "ρ: 0 shared, 1 one modality"}, "range": [0, 1]},
         yaxis={"title": {"text": "Λ before scaling"}, "range": [0, 1.05]},
-        xaxis2={"domain": [0.54, 1], "anchor": "y2", "title": {"text": "Λ, mean 1"}, "range": [0, LARGEST]},
-        yaxis2={"anchor": "x2", "title": {"text": "weights, %"}, "rangemode": "tozero"},
-        meta={
-            "height": 320,
-            "narrow": {
-                "height": 520,
-                "xaxis.domain": [0, 1],
-                "xaxis2.domain": [0, 1],
-                "yaxis.domain": [0.6, 1],
-                "yaxis2.domain": [0, 0.42],
-            },
-        },
+        xaxis2={"title": {"text": "Λ, mean 1"}, "range": [0, LARGEST]},
+        yaxis2={"title": {"text": "weights, %"}, "rangemode": "tozero"},
     )
     return drawn
