@@ -279,3 +279,19 @@ def test_the_readme_says_how_much_sab_h_wins_back() -> None:
     assert right["sab-h@1.5"] >= right["sab"]
     assert bits["sab-h@1.1"] < bits["xnor"]
     assert right["sab-h@1.1"] >= right["billm"]
+
+
+def test_the_readme_says_what_refining_gives() -> None:
+    root = Path(__file__).parents[1]
+    table = json.loads((root / "assets" / "comparison.json").read_text(encoding="utf-8"))
+    rows = {row["entry"]: row for row in table["rows"]}
+    right = {entry: f"{100 * row['accuracy']['overall']:.1f} %" for entry, row in rows.items()}
+    kl = {entry: f"{row['divergence']['kl']:.3f}" for entry, row in rows.items() if entry != "full"}
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    assert right["sab+refined"] == right["arb-rc-cgb+refined"]
+    assert f"without the map both answer {right['sab+refined']}, BiLLM {right['billm+refined']}, and XNOR" in text
+    assert f"XNOR {right['xnor+refined']} instead of {right['xnor']}" in text
+    assert f"in the KL ({kl['sab-h']} instead of {kl['sab+refined']})" in text
+    small, refined = rows["sab-h@1.25"]["bits_all_in"], rows["xnor+refined"]["bits_all_in"]
+    assert f"with {small:.2f} it answers {right['sab-h@1.25']}, refined XNOR with {refined:.2f}" in text
+    assert f"with {refined:.2f} {right['xnor+refined']}" in text
