@@ -13,7 +13,8 @@ from sab.errors import SabError
 from sab.runs import ASSET_RUNS
 from viz.pages.evaluation import FULL_CHOICE, NONE_CHOSEN, NONE_TO_ASK, EvaluationBar, choices_of
 from viz.pages.jobs import LONGEST_LINE, Job, Task
-from viz.pages.store import Selection, Store
+from viz.pages.selection import Selection
+from viz.pages.store import Store
 
 
 class Line:

@@ -28,7 +28,8 @@ from tests.test_packing import codes_of
 from viz.downsample import decode, encode
 from viz.pages.bounded import Bounded
 from viz.pages.explore import ExploreData, answer
-from viz.pages.store import Selection, Store
+from viz.pages.selection import Selection
+from viz.pages.store import Store
 from viz.pages.stored import stored_form
 
 NAME = "model.layers.0.q_proj"

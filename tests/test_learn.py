@@ -13,7 +13,8 @@ import torch
 from sab.errors import SabError
 from viz.pages import learn, lessons
 from viz.pages.chart import Control, Frame, chart_value
-from viz.pages.store import Selection, Store
+from viz.pages.selection import Selection
+from viz.pages.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from sab.recipes import Recipe
 from sab.runs import Run
 from tests.tiny import dialogues, tiny, tiny_folder
 from viz.pages import asked, pinned
-from viz.pages.store import Selection, Store
+from viz.pages.selection import Selection
+from viz.pages.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens calibrate")
 FIRST, SECOND = "model.language_model.layers.0.self_attn.k_proj", "model.language_model.layers.1.mlp.up_proj"

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from viz.pages.selection import Selection
 from viz.pages.shell import page
-from viz.pages.store import Selection, Store
+from viz.pages.store import Store
 
 # Steps that are taken once: while one is under way, asking for it again is a slip of the finger.
 STEPS = {"load_file", "_save_name", "begin", "begin_again", "begin_example", "turn_off", "fit_anew", "find", "halt"}

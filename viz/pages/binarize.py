@@ -26,9 +26,10 @@ from viz.pages.recipe_form import CHOSEN, RecipeForm, checked_questions, recipe_
 from viz.pages.results import accuracy_cell, results, size
 from viz.pages.run_list import RunList
 from viz.pages.scores import bits_chart
+from viz.pages.selection import THRESHOLD_RANGES, Selection
 from viz.pages.shared import Shared, header_value
 from viz.pages.signal import LATEST, on_selection, reading, rerun_signal, selected
-from viz.pages.store import THRESHOLD_RANGES, Selection, Store
+from viz.pages.store import Store
 
 if TYPE_CHECKING:
     from sab.recipes import Recipe

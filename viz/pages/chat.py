@@ -40,11 +40,12 @@ from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
 from viz.pages.samples import Samples, samples
+from viz.pages.selection import Selection
 from viz.pages.shared import Shared, script_tags
 from viz.pages.sides import FULL, answering_model, checked_side, runs_of, side_head, side_names
 from viz.pages.signal import LATEST, on_selection
 from viz.pages.sketch import sketch
-from viz.pages.store import Selection, Store
+from viz.pages.store import Store
 from viz.pages.transcript import as_json, as_markdown, courier, parcel
 
 NEVER_SEEN = "; the embedded model has never seen one in training"

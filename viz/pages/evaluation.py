@@ -16,7 +16,8 @@ from viz.pages.progress import progress_card, progress_value
 from viz.pages.recipe_form import checked_questions
 from viz.pages.results import FULL, current_fingerprint, full_directory, read_evaluation
 from viz.pages.run_list import is_shipped
-from viz.pages.store import Selection, Store
+from viz.pages.selection import Selection
+from viz.pages.store import Store
 
 FULL_CHOICE = "full precision"  # no run's id has a space
 NONE_TO_ASK = (

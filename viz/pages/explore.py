@@ -27,8 +27,9 @@ from viz.pages.cells import cells_csv, cropped
 from viz.pages.layer import Layer
 from viz.pages.nulls import Nulls, null_answer
 from viz.pages.profile import Profiles
+from viz.pages.selection import KINDS, Selection
 from viz.pages.shared import Shared, script_tags
-from viz.pages.store import KINDS, Selection, Store, version
+from viz.pages.store import Store, version
 from viz.pages.stored import stored_form
 
 if TYPE_CHECKING:

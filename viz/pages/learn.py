@@ -19,9 +19,10 @@ from viz.pages.chart import Control, chart, chart_value, no_chart, stepped
 from viz.pages.lessons import LayerHessians, feedback_chart, format_chart
 from viz.pages.notice import notice
 from viz.pages.results import breakdown
+from viz.pages.selection import Selection
 from viz.pages.shared import Shared
 from viz.pages.signal import on_selection, reading
-from viz.pages.store import Selection, Store, version
+from viz.pages.store import Store, version
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,8 @@ from viz.pages.notice import notice
 from viz.pages.progress import duration
 from viz.pages.results import OVERALL, Result, size
 from viz.pages.scores import by_category, kl_cell, share_cell
-from viz.pages.store import Selection, Store, version
+from viz.pages.selection import Selection
+from viz.pages.store import Store, version
 from viz.pages.table import Column, Row, table, table_value
 
 if TYPE_CHECKING:

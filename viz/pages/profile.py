@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from viz.pages.store import Selection, Store, version
+from viz.pages.selection import Selection
+from viz.pages.store import Store, version
 
 if TYPE_CHECKING:
     from sab.runs import Run

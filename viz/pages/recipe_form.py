@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from sab.errors import SabError
+from viz.pages.selection import THRESHOLD_RANGES, Selection
 from viz.pages.shared import script_tags
-from viz.pages.store import THRESHOLD_RANGES, Selection, Store
+from viz.pages.store import Store
 
 if TYPE_CHECKING:
     from sab.recipes import Recipe

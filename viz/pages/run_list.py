@@ -17,9 +17,10 @@ from viz.pages.downloads import place_for
 from viz.pages.notice import notice
 from viz.pages.progress import duration
 from viz.pages.results import accuracy_cell, size
+from viz.pages.selection import Selection
 from viz.pages.shared import Shared, header_value
 from viz.pages.signal import reading
-from viz.pages.store import Selection, Store
+from viz.pages.store import Store
 from viz.pages.table import Column, Row, table, table_value
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import Any
 import gradio as gr
 import plotly
 
-from viz.pages.store import THRESHOLD_RANGES, Selection, Store
+from viz.pages.selection import THRESHOLD_RANGES, Selection
+from viz.pages.store import Store
 
 ASSETS = Path(__file__).parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"

@@ -10,9 +10,10 @@ import gradio as gr
 from viz import theme
 from viz.pages import benchmark, binarize, chat, explore, learn
 from viz.pages.chooser import Chooser
+from viz.pages.selection import Selection
 from viz.pages.shared import ASSETS, PLOTLY, Shared, header_value, script_tags, script_url, static_paths
 from viz.pages.signal import selection_source
-from viz.pages.store import Selection, Store
+from viz.pages.store import Store
 
 PAGES = {
     "explore": ("Explore", explore.build),

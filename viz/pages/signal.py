@@ -15,8 +15,9 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
+from viz.pages.selection import Selection
 from viz.pages.shared import script_tags
-from viz.pages.store import Selection, Store
+from viz.pages.store import Store
 
 LATEST: dict[str, Any] = {"trigger_mode": "always_last"}  # what a person does while gradio is at work is not dropped
 

@@ -10,17 +10,14 @@ import hashlib
 import json
 import logging
 import math
-import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sab.errors import SabError
-from viz.downsample import POOLINGS
-from viz.figures.overview import QUANTITIES
 from viz.pages.bounded import Bounded
 from viz.pages.machine import Machine
 from viz.pages.offers import title
@@ -32,80 +29,10 @@ if TYPE_CHECKING:
     from sab.models import LVLM
     from sab.runs import Run
     from sab.significance import SignificanceMap, Thresholds
+    from viz.pages.selection import Selection
 
-TABS = ("explore", "binarize", "chat", "benchmark", "learn")
-KINDS = ("input", "fisher")
 SMALL_MODEL = 100_000_000  # parameters; of a larger one nothing is computed before somebody asks for it
 FISHER_SAMPLES = 256  # calibration samples of the Fisher maps that the page computes itself
-THRESHOLD_RANGES = {"salient_top_p": (0.001, 0.5), "diff_quantile": (0.0, 1.0), "sparsity_thr": (0.0, 0.9)}
-
-FORMS = {
-    "views": re.compile(r"(?:[a-z]+(?:,[a-z]+)*)?"),
-    "window": re.compile(r"(?:\d{1,7}(?:\.\d{1,3})?(?:,\d{1,7}(?:\.\d{1,3})?){3})?"),
-    "pinned": re.compile(r"(?:\d{1,7},\d{1,7})?"),
-}
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What one visitor looks at; everything a link has to restore."""
-
-    tab: str = "explore"
-    run: str = ""
-    linear: str = ""
-    salient_top_p: float = 0.05
-    diff_quantile: float = 0.5
-    sparsity_thr: float = 0.005
-    kind: str = "input"
-    colour: str = "vision"
-    pooling: str = "max"
-    pin_a: str = ""  # runs that Binarize compares
-    pin_b: str = ""
-    views: str = ""  # maps that stand side by side, by name with commas; "" for the first choice
-    window: str = ""  # what the maps show, "top,left,bottom,right" in weights; "" for the whole layer
-    pinned: str = ""  # the weight that is kept, "row,column"
-
-    @classmethod
-    def from_query(cls, query: Mapping[str, Any]) -> Selection:
-        """Read query parameters (or anything a client sent): what is missing, unknown or not a number keeps
-        its default, and numbers are clamped to the range of their slider."""
-        chosen: dict[str, Any] = {}
-        for field in fields(cls):
-            value = query.get(field.name)
-            if value is None:
-                continue
-            if field.name in THRESHOLD_RANGES:
-                number = _finite(value)
-                if number is not None:
-                    low, high = THRESHOLD_RANGES[field.name]
-                    chosen[field.name] = min(max(number, low), high)
-            elif isinstance(value, str) and len(value) <= 200:
-                chosen[field.name] = value
-        for name, choices in (("tab", TABS), ("kind", KINDS), ("pooling", POOLINGS), ("colour", QUANTITIES)):
-            if chosen.get(name) not in choices:
-                chosen.pop(name, None)
-        for name, form in FORMS.items():
-            if not form.fullmatch(chosen.get(name, "")):
-                chosen.pop(name)
-        return cls(**chosen)
-
-    def thresholds(self) -> Thresholds:
-        """The three thresholds as `sab` takes them."""
-        from sab.significance import Thresholds
-
-        return Thresholds(
-            salient_top_p=self.salient_top_p, diff_quantile=self.diff_quantile, sparsity_thr=self.sparsity_thr
-        )
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def version(run: Run) -> str:
