@@ -22,23 +22,14 @@ from viz import showcase
 from viz.pages import differ, refit
 from viz.pages.answering import answering
 from viz.pages.bounded import Bounded
-from viz.pages.conversation import (
-    DONE,
-    LONGEST_PROMPT,
-    LONGEST_SYSTEM,
-    SIDES,
-    Conversation,
-    Conversations,
-    Settings,
-    data_url,
-    picture_from_url,
-)
+from viz.pages.conversation import DONE, LONGEST_PROMPT, LONGEST_SYSTEM, SIDES, Conversation, Conversations, Settings
 from viz.pages.draft import draft, draft_text
 from viz.pages.examples import examples, fitting
 from viz.pages.examples import shown as shown_examples
 from viz.pages.memory import memory
 from viz.pages.notice import notice
 from viz.pages.opened import when_opened
+from viz.pages.pictures import data_url, picture_from_url
 from viz.pages.samples import Samples, samples
 from viz.pages.selection import Selection
 from viz.pages.shared import Shared, script_tags

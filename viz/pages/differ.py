@@ -28,9 +28,9 @@ from viz.pages.conversation import (
     Conversations,
     Finding,
     Turn,
-    data_url,
 )
 from viz.pages.gate import Gate
+from viz.pages.pictures import data_url
 from viz.pages.shared import script_tags
 from viz.pages.sides import model_of, runs_of, side_name
 from viz.pages.store import Store

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from viz.pages.asked import first_questions, read_answers
-from viz.pages.conversation import data_url
 from viz.pages.explore import answer
+from viz.pages.pictures import data_url
 from viz.pages.results import FULL, current_fingerprint, full_directory, results
 from viz.pages.shared import script_tags
 from viz.pages.store import Store

@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from viz.pages.conversation import SIDES, Conversation, Reply, Turn, data_url
+from viz.pages.conversation import SIDES, Conversation, Reply, Turn
+from viz.pages.pictures import data_url
 from viz.pages.shared import script_tags
 from viz.pages.sides import runs_of, side_name
 from viz.pages.store import Store
