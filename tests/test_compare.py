@@ -252,7 +252,7 @@ def test_a_text_without_marks_leaves_the_other_as_it_is(
     assert readme.read_text(encoding="utf-8") == card_texts[readme]
 
 
-@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "many"], ["--dance"]])
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "3"], ["--limit", "many"], ["--dance"]])
 def test_wrong_arguments_of_the_card_are_one_sentence(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,7 +103,10 @@ def _ability_rows(abilities: dict[str, Evaluation]) -> Iterator[str]:
 
 
 def measure(limit: int) -> tuple[dict[str, Any], str]:
-    """The figures as JSON-able values, and the card's text. SabError for no questions, or too many."""
+    """The figures as JSON-able values, and the card's text. SabError for too many questions, or fewer than there are
+    categories."""
+    if limit < len(CATEGORIES):
+        raise SabError(f"--limit is {limit}; ask at least {len(CATEGORIES)} questions, one of each category.")
     final, trained = suite_questions("final", limit), suite_questions("trained", limit)
     lvlm = load()
     held_out, blank = evaluate(lvlm, final), evaluate(lvlm, final, blank=True)
