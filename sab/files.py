@@ -129,7 +129,7 @@ def _sync_directory(directory: Path) -> None:
 def _write_failure(path: Path, error: OSError) -> SabError:
     return SabError(
         f"{path} could not be written ({error.strerror or error}); make room or name another place, and start again: "
-        "a run goes on behind its last finished linear."
+        "finished linears of a run are kept."
     )
 
 

@@ -352,7 +352,7 @@ def test_a_full_disk_is_one_sentence_and_the_layers_before_are_kept(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(runs, "store_linear", full)
-    with pytest.raises(SabError, match=r"No space left on device.*is kept"):
+    with pytest.raises(SabError, match=r"No space left on device.*finished linears of a run are kept"):
         bench.perform(work, threading.Event(), told)
     monkeypatch.undo()
     assert len(runs.Run.open(tmp_path / "run").reports) == 2

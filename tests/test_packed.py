@@ -229,7 +229,7 @@ def test_swapping_again_and_again_does_not_leak(run: Run) -> None:
         swap(original.copy(), run)
     before = resident()
     gone = []
-    swaps = 24  # so many that one leaking weighs more than what the allocator cannot give back
+    swaps = 12  # so many that one leaking weighs more than what the allocator cannot give back
     for _ in range(swaps):
         done = swap(original.copy(), run)
         gone += [weakref.ref(linear) for linear in done.linears.values()]

@@ -460,7 +460,7 @@ def test_a_full_disk_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patched:
         patched.setattr(runs.os, "fsync", full)
-        with pytest.raises(SabError, match=r"No space left on device.*behind its last finished linear"):
+        with pytest.raises(SabError, match=r"No space left on device.*finished linears of a run are kept"):
             next(running)
     assert list(Run.open(tmp_path / "run").reports) == done
     assert not list((tmp_path / "run").rglob(".tmp-*"))
