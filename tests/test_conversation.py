@@ -9,6 +9,7 @@ from PIL import Image
 from sab.chat import TokenEvent
 from sab.errors import SabError
 from viz.pages import conversation as talk
+from viz.pages import pictures
 from viz.pages.conversation import Conversation, Conversations, Settings
 from viz.pages.gate import Gate
 
@@ -160,10 +161,10 @@ def test_an_unknown_id_gets_a_conversation_of_its_own() -> None:
 
 
 def test_a_drawing_arrives_pixel_for_pixel() -> None:
-    picture = talk.picture_from_url(talk.data_url(RED))
+    picture = pictures.picture_from_url(pictures.data_url(RED))
     assert picture is not None
-    assert talk.same_picture(picture, RED)
-    assert talk.picture_from_url(None) is None
+    assert pictures.same_picture(picture, RED)
+    assert pictures.picture_from_url(None) is None
 
 
 @pytest.mark.parametrize(
@@ -178,14 +179,14 @@ def test_a_drawing_arrives_pixel_for_pixel() -> None:
 )
 def test_what_is_no_picture_is_refused_in_one_sentence(sent: object) -> None:
     with pytest.raises(SabError):
-        talk.picture_from_url(sent)
+        pictures.picture_from_url(sent)
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded() -> None:
     buffer = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
     with pytest.raises(SabError):
-        talk.picture_from_url("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+        pictures.picture_from_url("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
 
 
 def test_the_line_is_served_in_order_and_forgets_who_left() -> None:
@@ -207,7 +208,7 @@ def test_the_line_is_served_in_order_and_forgets_who_left() -> None:
 def test_a_picture_put_back_after_a_reload_is_the_same_one() -> None:
     kept = answered("Which colour?", RED).picture
     assert kept is not None
-    assert talk.same_picture(talk.picture_from_url(talk.data_url(kept)), RED)
+    assert pictures.same_picture(pictures.picture_from_url(pictures.data_url(kept)), RED)
 
 
 @pytest.mark.parametrize("forged", [None, 3, ["x"], {"a": 1}, "unknown"])
@@ -229,7 +230,7 @@ def test_looking_pushes_no_conversation_out() -> None:
 
 
 def test_an_enormous_picture_is_kept_small() -> None:
-    url = talk.data_url(Image.new("RGB", (3000, 1500)))
-    kept = talk.picture_from_url(url)
+    url = pictures.data_url(Image.new("RGB", (3000, 1500)))
+    kept = pictures.picture_from_url(url)
     assert kept is not None
     assert kept.size == (1024, 512)
