@@ -19,11 +19,12 @@ from sab.errors import SabError
 from sab.packed import chosen_library
 from tests.hub_server import Hub, ask_here, serving
 from tests.tiny import tiny_folder
+from viz.pages import chooser
 from viz.pages import machine as machines
 from viz.pages.chooser import check_origin
 from viz.pages.machine import Machine
 from viz.pages.offers import History, Offers, slug
-from viz.pages.opening import MOST_AT_ONCE, Opening, Openings, view
+from viz.pages.opening import DONE, MOST_AT_ONCE, RUNNING, Opening, Openings, view
 from viz.pages.site import HISTORY, Site
 from viz.pages.store import Store
 
@@ -347,6 +348,22 @@ def test_each_model_has_a_page_of_its_own_and_each_page_leads_to_the_others(visi
     rows = {row["model"]: row for row in visit.call("models", {}, page)["rows"]}
     assert (rows[tiny]["note"], rows["embedded"]["note"]) == ("this page", "open")
     assert visit.call("open", {"model": "embedded"}, page) == {"ticket": "", "place": ""}
+
+
+def test_an_opening_that_ends_while_it_is_looked_at_is_asked_for_again(
+    visit: Visit, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = Opening(tiny, state=RUNNING)
+
+    def ends_behind(shown: Opening) -> dict[str, Any]:
+        seen = view(shown)
+        shown.end(DONE)
+        return seen
+
+    monkeypatch.setattr(chooser, "view", ends_behind)
+    monkeypatch.setattr(Openings, "find", lambda self, ticket: opening)
+    answers = [visit.call("progress", {"ticket": "one"}) for _ in range(2)]
+    assert [(answer["view"]["state"], answer["ended"]) for answer in answers] == [(RUNNING, False), (DONE, True)]
 
 
 def test_a_link_to_a_model_that_is_not_open_leads_to_the_dialog(visit: Visit, tiny: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import gradio as gr
 
 from sab.errors import SabError
 from viz.pages.offers import LOOPBACK, of_slug, slug, title
-from viz.pages.opening import Openings, view
+from viz.pages.opening import ENDED, Openings, view
 from viz.pages.progress import TEMPLATE
 from viz.pages.shared import script_tags
 
@@ -72,7 +72,8 @@ class Chooser:
         opening = self._openings.find(sent.get("ticket"))
         if opening is None:
             return {"error": "Nobody knows of this opening any more; open the model again.", "forgotten": True}
-        return {"view": view(opening), "ended": opening.ended, "place": self._place(opening.model)}
+        shown = view(opening)  # the state that is shown says whether it has ended: the page asks no more then
+        return {"view": shown, "ended": shown["state"] in ENDED, "place": self._place(opening.model)}
 
     def stop(self, sent: Sent) -> Answer:
         """End an opening for this visitor."""

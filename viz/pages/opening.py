@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 4  # openings
 MOST_FOLLOWERS = 1000  # tickets that are remembered
+ENDED = (DONE, FAILED, STOPPED)
 SETTLED = 2.0  # seconds after which a rate says something about the rest
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,12 @@ class Opening:
 
     @property
     def ended(self) -> bool:
-        return self.state in (DONE, FAILED, STOPPED)
+        return self.state in ENDED
+
+    def end(self, state: str, message: str = "") -> None:
+        """End it. The state comes last, for whoever sees that asks no more."""
+        self.message = message
+        self.state = state
 
     def begin(self, stage: str, unit: str = "") -> None:
         """Go on to another stage. `unit` is "bytes" or ""."""
@@ -137,14 +143,13 @@ class Openings:
         try:
             self._open(opening)
         except (SabError, hub.Stopped) as error:
-            opening.state = STOPPED if opening.stop.is_set() else FAILED
-            opening.message = "" if opening.stop.is_set() else str(error)
+            stopped = opening.stop.is_set()
+            opening.end(STOPPED if stopped else FAILED, "" if stopped else str(error))
         except Exception:
             log.exception("%s could not be opened", title(opening.model))
-            opening.state = FAILED
-            opening.message = "The model could not be opened; the log of the program says why."
+            opening.end(FAILED, "The model could not be opened; the log of the program says why.")
         else:
-            opening.state = DONE
+            opening.end(DONE)
 
     def _open(self, opening: Opening) -> None:
         opening.state = RUNNING
@@ -211,15 +216,16 @@ def _named(error: SabError, name: str, place: str | None) -> SabError:
 
 def view(opening: Opening) -> dict[str, Any]:
     """What the dialog shows of an opening, as `progress_value` does of a job."""
-    running = opening.state == RUNNING
+    state = opening.state  # it may end meanwhile
+    running = state == RUNNING
     share = min(1.0, opening.done / opening.total) if running and opening.total else None
     remaining = opening.remaining() if running else None
     stage = {WAITING: opening.stage, RUNNING: opening.stage, STOPPED: "Stopped", FAILED: "Not opened", DONE: "Open"}
     amount = f": {hub.gigabytes(opening.done)} of {hub.gigabytes(opening.total)}" if running and opening.unit else ""
     return {
-        "state": opening.state,
+        "state": state,
         "title": title(opening.model),
-        "stage": stage[opening.state] + amount,
+        "stage": stage[state] + amount,
         "share": share,
         "left": f"{about(remaining)} left" if remaining is not None else "",
         "message": opening.message,
