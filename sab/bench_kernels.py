@@ -33,6 +33,7 @@ INT4_TOKENS = 64  # beyond that torch's 4-bit kernel takes seconds
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 DECODER = SimpleNamespace(hidden=2048, inner=8192, heads=32, blocks=16)  # about a billion weights
 NEW_TOKENS = 8
+EMBEDDED_QUESTIONS = 20
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def kernels(
     for codes in random_formats(*FORMATS_AT[0]):
         tell(codes.method, 1 - 1 / len(shapes))
         cases += _cases(codes, FORMATS_AT[1], seconds, now, bandwidth)
-    tell("decoder", 1 - 1 / len(shapes))
+    tell("decoder and embedded model", 1 - 1 / len(shapes))
     blocks = decoder_blocks or (2 if quick else DECODER.blocks)
     return {
         "bench": "kernels",
@@ -74,7 +75,21 @@ def kernels(
         "bandwidth_gb_s": bandwidth,
         "cases": cases,
         "decoder": decoder(blocks, now),
+        "embedded": embedded(EMBEDDED_QUESTIONS),
     }
+
+
+def embedded(limit: int) -> dict[str, Any]:
+    """Tokens a second of the embedded model answering `limit` questions by the shipped run of SAB: its dequantized
+    weights in float32 against its bits, on the wall clock (bench_answers.py)."""
+    from sab import bench_answers, models
+    from sab.demo.suite import questions
+    from sab.runs import ASSET_RUNS, Run
+
+    found = bench_answers.answers(models.load(), [Run.open(ASSET_RUNS / "sab")], questions("final", limit))
+    speeds = found["runs"][0]["tokens_per_second"]
+    ratios = {f"ratio_{mode}": speeds[mode] / speeds[bench_answers.DEQUANTIZED] for mode in cpu.MODES}
+    return {"run": "sab", "questions": limit, "tokens_per_second": speeds, **ratios}
 
 
 def random_codes(rows: int, width: int, seed: int = 0) -> BinaryCodes:

@@ -193,6 +193,9 @@ def _kernels(options: argparse.Namespace) -> dict[str, Any]:
         f"decoder of {made['blocks']} blocks: {made['ratio_exact']:.2f} (exact) and {made['ratio_fast']:.2f} (fast) "
         f"times the tokens a second of bf16, {made['bf16_bytes'] / made['packed_bytes']:.1f} times smaller"
     )
+    spoken = found["embedded"]
+    speeds = ", ".join(f"{side} {speed:.0f}" for side, speed in spoken["tokens_per_second"].items())
+    progress.say(f"embedded model, tokens/s: {speeds}")
     return found
 
 

@@ -66,9 +66,11 @@ def _map_recipe(options: argparse.Namespace) -> Recipe:
 
 def _controls(options: argparse.Namespace) -> dict[str, Any]:
     from sab import calibration
-    from sab.control_files import StoredControls
+    from sab.control_files import StoredControls, check_name
     from sab.controls import controls
 
+    if options.out is not None:
+        check_name(options.out)
     recipe = _map_recipe(options)
     if options.seeds < 1:
         raise SabError("--seeds must be at least 1.")

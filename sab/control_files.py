@@ -46,7 +46,8 @@ class StoredControls:
 
     def write(self, path: Path) -> None:
         """Write the figures to `path` and, for input sensitivities, the halves beside it; the figures last, since they
-        say what the halves are of."""
+        say what the halves are of. SabError for a name that says it holds tensors."""
+        check_name(path)
         beside = _halves_of(path)
         remove(beside)
         if self.figures["sensitivity"] == "input":
@@ -57,6 +58,12 @@ class StoredControls:
             }
             write_bytes(beside, tensor_bytes(tensors))
         write_json(path, self.figures)
+
+
+def check_name(path: Path) -> None:
+    """SabError for the figures under a name that says it holds tensors."""
+    if path.suffix == ".safetensors":
+        raise SabError(f"{path} would hold figures; name a file that ends in .json for --out.")
 
 
 def _halves_of(path: Path) -> Path:

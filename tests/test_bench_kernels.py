@@ -14,6 +14,7 @@ needs_c = pytest.mark.skipif(cpu.load() is None, reason="no C compiler")
 @needs_c
 def test_every_case_is_named_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_kernels, "QUICK", (((64, 256),), (1, 64)))
+    monkeypatch.setattr(bench_kernels, "EMBEDDED_QUESTIONS", 2)
     monkeypatch.setattr(bench_kernels, "FORMATS_AT", ((64, 256), (1,)))
     monkeypatch.setattr(bench_kernels.DECODER, "hidden", 128)
     monkeypatch.setattr(bench_kernels.DECODER, "inner", 256)
@@ -30,6 +31,8 @@ def test_every_case_is_named_and_measured(monkeypatch: pytest.MonkeyPatch) -> No
         assert case["relative_error"] < 0.03
     assert found["decoder"]["packed_bytes"] < found["decoder"]["bf16_bytes"] / 3
     assert found["decoder"]["packed_fast_tokens_s"] > 0
+    speeds = found["embedded"]["tokens_per_second"]
+    assert found["embedded"]["ratio_fast"] == pytest.approx(speeds["fast"] / speeds["dequantized"])
 
 
 def test_random_codes_have_the_format_s_share_of_salient_columns() -> None:

@@ -252,6 +252,8 @@ def test_the_command_prints_and_writes_the_figures(capsys: pytest.CaptureFixture
     stored = StoredControls({"sensitivity": "fisher", "linears": {}}, {})
     stored.write(path)  # figures of another kind take the halves of the first along
     assert not control_files.read(path).halves
+    with pytest.raises(SabError, match="json"):
+        stored.write(path.with_suffix(".safetensors"))
 
 
 def test_controls_take_no_file_that_is_not_theirs(tmp_path: Path) -> None:

@@ -178,8 +178,8 @@ def test_a_run_is_named_pinned_and_deleted_and_the_link_stays_whole(visitor: Vis
     tick(page, KEY)
     made = run_one(page)
     page.click("#binarize-rename:enabled")
-    page.wait_for_selector("#binarize-name :is(input, textarea)")
-    page.wait_for_timeout(1000)  # what the server still writes into the box would take the place of what is typed
+    # The box is there a moment before what the server writes into it, which would take the place of what is typed.
+    page.wait_for_selector("#binarize-name :is(input, textarea)[placeholder^='XNOR']")
     page.fill("#binarize-name :is(input, textarea)", "my first <b>run</b>")
     page.click("#binarize-name-save")
     page.wait_for_selector("#binarize-runs tr.on th:has-text('my first <b>run</b>')")
